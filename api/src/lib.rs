@@ -1,1 +1,5 @@
-//! api
+//! Messages between the planes.
+//!
+//! Owns the protobuf services and their generated code ([`pb`]). Decides nothing.
+
+pub mod pb;
