@@ -1,0 +1,15 @@
+//! The whole-mesh harness: what a scenario needs to build a mesh, break it and look at it.
+//!
+//! Scenarios (`tests/*.rs`) start the real `weft` binary in network namespaces and real programs
+//! beside it, so nothing here links a plane of the mesh. The pieces:
+//!
+//! - [`netns`]: hosts as network namespaces on one bridge, links that can be cut;
+//! - [`process`]: child processes that are always ended, with their output in files;
+//! - [`eventually`]: waiting for a condition, and the only clock of the harness;
+//! - [`app`]: real programs (nginx, redis, python's `http.server`) and small clients;
+//! - [`mesh`]: a server and agents, joined by token, configured by files, driven by the command line;
+//! - [`architecture`]: the invariants of the source tree, as functions over what cargo reports.
+//!
+//! The harness panics with a message that names the cause: its caller is a test.
+
+pub mod architecture;
