@@ -7,9 +7,15 @@
 //! - [`process`]: child processes that are always ended, with their output in files;
 //! - [`eventually`]: waiting for a condition, and the only clock of the harness;
 //! - [`app`]: real programs (nginx, redis, python's `http.server`) and small clients;
+//! - [`load`]: clients that count what fails;
 //! - [`mesh`]: a server and agents, joined by token, configured by files, driven by the command line;
 //! - [`architecture`]: the invariants of the source tree, as functions over what cargo reports.
 //!
 //! The harness panics with a message that names the cause: its caller is a test.
 
+pub mod app;
 pub mod architecture;
+pub mod eventually;
+pub mod load;
+pub mod netns;
+pub mod process;
