@@ -2,6 +2,8 @@
 //!
 //! `WEFT_REGENERATE=1 cargo test -p weft-api --test generated` writes it anew.
 
+#![expect(clippy::unwrap_used, reason = "a test; the lint's exemption does not reach its helpers")]
+
 use std::{
     collections::BTreeMap,
     fs,
