@@ -4,6 +4,7 @@
 //! random numbers are arguments. Who a caller *is* comes as a [`weft_identity::spiffe::SpiffeId`]; how it was proven is
 //! not known here.
 
+pub mod code;
 pub mod model;
 pub mod name;
 pub mod pattern;

@@ -96,9 +96,7 @@ impl IdentityPattern {
     /// Whether every ID of the pattern lies under `/ns/<namespace>/`: what an enrollment of that namespace may give.
     #[must_use]
     pub fn stays_in_namespace(&self, namespace: &str) -> bool {
-        let literal = |index: usize, text: &str| {
-            matches!(self.segments.get(index), Some(Segment::Literal(found)) if found == text)
-        };
+        let literal = |index: usize, text: &str| matches!(self.segments.get(index), Some(Segment::Literal(found)) if found == text);
         literal(0, "ns")
             && literal(1, namespace)
             && (self.segments.len() > 2 || self.trailing == Trailing::OneOrMore)
@@ -110,8 +108,7 @@ impl FromStr for IdentityPattern {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let rest = text.strip_prefix("spiffe://").ok_or(InvalidPattern::Scheme)?;
-        let (domain, path) =
-            rest.split_once('/').ok_or_else(|| InvalidPattern::NoPath(rest.to_owned()))?;
+        let (domain, path) = rest.split_once('/').ok_or_else(|| InvalidPattern::NoPath(rest.to_owned()))?;
         let trust_domain: TrustDomain =
             domain.parse().map_err(|_| InvalidPattern::TrustDomain(domain.to_owned()))?;
         let mut segments = Vec::new();

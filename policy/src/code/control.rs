@@ -1,0 +1,105 @@
+//! W6: the control plane and its store.
+
+use super::{Code, CodeId, Level};
+
+rows! {
+    CONTROL;
+    CONTROL_LOST = "W6001" Warning "the agent works without a server"
+        cause: "no server can be reached; calls go on with the last policy, nothing new is learnt"
+        fix: ["is the server up?   weft status"];
+    STORE_LOCKED = "W6002" Error "the store is used by another process"
+        cause: "another server runs on the same directory; two would overwrite each other"
+        fix: ["is it ours?   weft status", "stop it:   weft down"];
+    STORE_NEWER = "W6003" Error "the store was written by a newer version"
+        cause: "an older server could lose what it does not know, so it does not start"
+        fix: ["use the newer version; this one is:   weft version"];
+    STORE_DAMAGED = "W6004" Error "the store cannot be read"
+        cause: "a damaged disk or file; nothing was changed"
+        fix: ["restore the file from a copy, then   weft server run"];
+    STORE_UNAVAILABLE = "W6005" Error "the store cannot be written now"
+        cause: "the disk is full or failing; reads go on, nothing was changed"
+        fix: ["make room, then   weft status"];
+    OUTCOME_UNKNOWN = "W6006" Error "it is unknown whether the change was made"
+        cause: "the store failed in the middle of the commit"
+        fix: ["look before trying again:   weft get <kind>/<name>"];
+    WRITE_CONFLICT = "W6007" Error "somebody else changed it meanwhile"
+        cause: "the object's revision is not the one that this change was made from"
+        fix: ["see it as it is now:   weft get <kind>/<name> -o yaml", "see the difference:   weft diff -f <file>"];
+    COMPACTED = "W6008" Error "that part of the history is gone"
+        cause: "the revision asked for is older than what the store keeps"
+        fix: ["start from now:   weft get <kind> -w"];
+    STORE_FULL = "W6009" Error "the store holds as much as it may"
+        cause: "its quota of bytes or leases is reached; deleting works"
+        fix: ["see what is there:   weft get <kind> -A", "make room:   weft delete <kind>/<name>"];
+    OUT_OF_BOUNDS = "W6010" Error "the change or page is larger than the store takes"
+        cause: "an object over 256 KiB, too many objects in one transaction, or a page over 500"
+        fix: ["split it:   weft apply -f <file>"];
+    NO_LEASE = "W6011" Error "the lease has ended"
+        cause: "its owner did not renew it in time or gave it back"
+        fix: ["see the agents:   weft status"];
+    STORE_BEHIND = "W6012" Error "the store lies behind what was already seen"
+        cause: "it was restored from an old copy or replaced; going on could undo revocations"
+        fix: ["see its revision:   weft status", "apply what is missing:   weft apply -f <file>"];
+    STORE_CLOSED = "W6013" Error "the server is shutting down"
+        cause: "its store is closed already"
+        fix: ["try again, or see:   weft status"];
+    UNAUTHENTICATED = "W6014" Error "the server does not know who is asking"
+        cause: "no certificate of the mesh was presented, it has expired, or it is of another trust domain"
+        fix: ["on the server's host the socket is enough:   weft status",
+              "elsewhere, get one from an admin:   weft token create --for user --role viewer"];
+    NOT_PERMITTED = "W6015" Error "the role does not permit this"
+        cause: "the method needs a higher role, or a role in this namespace"
+        fix: ["an admin can give one:   weft token create --for user --role editor"];
+    LOOSENING_NEEDS_ADMIN = "W6016" Error "loosening a default needs the role admin"
+        cause: "a change towards Allow or Audit opens what was closed; tightening needs only editor"
+        fix: ["on the server's host:   weft apply -f <file>"];
+    WATCH_LAGGED = "W6017" Error "the watcher was too slow"
+        cause: "more changes came than its queue holds; it must list again"
+        fix: ["start again:   weft get <kind> -w"];
+    TOO_MANY_STREAMS = "W6018" Error "the client has too many streams or requests open"
+        cause: "one client may not crowd out the others"
+        fix: ["close some; see who is connected:   weft status"];
+    SNAPSHOT_REFUSED = "W6019" Error "an agent refuses the configuration that it was sent"
+        cause: "it is incomplete or contradicts itself; the agent keeps the last good one"
+        fix: ["see which and why:   weft status", "correct the object:   weft apply -f <file>"];
+    DELTA_LOST = "W6020" Warning "an update did not fit and was fetched again in full"
+        cause: "parts were lost or reordered between server and agent"
+        fix: ["see the agents:   weft status"];
+    REGISTRATION_REFUSED = "W6021" Error "the server refuses to register the workload"
+        cause: "no WorkloadEnrollment of the namespace gives that identity and service to this node"
+        fix: ["see the enrollments:   weft get workloadenrollments -A",
+              "write one:   weft token create --for agent --node <node> --namespace <namespace> --service <service>"];
+    REGISTERED_ELSEWHERE = "W6022" Error "the workload's name belongs to another node"
+        cause: "two nodes register the same workload name in one namespace"
+        fix: ["see it:   weft get workloads -A -o wide"];
+    OLD_BOOT = "W6023" Error "a newer run of this agent is connected"
+        cause: "two agents use one state directory or a copy of it; the older one is refused"
+        fix: ["see the agents:   weft status", "stop the other:   weft down"];
+    DEADLINE = "W6024" Error "the server did not answer in time"
+        cause: "it is overloaded or the network is slow; the change may have been made"
+        fix: ["look before trying again:   weft get <kind>/<name>", "see the server:   weft status"];
+    SERVER_STARTING = "W6025" Error "the server is still starting"
+        cause: "it reads its store and makes its certificates first"
+        fix: ["wait a moment, then   weft status"];
+    VERSION_SKEW = "W6026" Error "the two sides speak versions too far apart"
+        cause: "one of them does not know what the other needs"
+        fix: ["compare:   weft version"];
+    METHOD_WITHOUT_ROLE = "W6027" Error "a method of the server has no role"
+        cause: "a build in which somebody forgot to say who may call it; the server does not start"
+        fix: ["use another build; this one is:   weft version"];
+    WRONG_SERVER = "W6028" Error "what answers on the control port is not the server of this mesh"
+        cause: "another mesh's server, or an address that now belongs to somebody else; nothing was sent"
+        fix: ["see the agent's servers:   weft agent status", "join again:   weft agent join --token-file <file>"];
+    GOING_AWAY = "W6029" Warning "the server asked the agent to connect elsewhere"
+        cause: "it shuts down or has too many agents"
+        fix: ["see the servers:   weft status"];
+    MESSAGE_TOO_LARGE = "W6030" Error "a message is larger than the limit"
+        cause: "4 MiB is the most for one message of the control plane"
+        fix: ["split it:   weft apply -f <file>"];
+    LOCKOUT = "W6031" Error "the change would refuse calls that are made now"
+        cause: "a policy would lock out callers that are allowed at present"
+        fix: ["see whom:   weft policy check <caller> <service> -f <file>"];
+    CHANGE_WITHOUT_EFFECT = "W6032" Warning "some agents have not taken the change yet"
+        cause: "they are not connected or still busy with an earlier one"
+        fix: ["see which:   weft status"];
+}

@@ -1,0 +1,86 @@
+//! W3: identities and certificates.
+
+use super::{Code, CodeId, Level};
+
+rows! {
+    IDENTITY;
+    UNKNOWN_TRUST_DOMAIN = "W3001" Error "the certificate is of an unknown trust domain"
+        cause: "no bundle for it is known here; it comes from another mesh or a stranger"
+        fix: ["see the own trust domain:   weft identity ca show", "see the own certificate:    weft identity svid show"];
+    PEER_EXPIRED = "W3002" Error "the other side's certificate has expired"
+        cause: "its agent could not renew it in time, or one of the clocks is wrong; there is no grace"
+        fix: ["on that host:   weft agent status", "compare clocks, then   weft identity svid show"];
+    PEER_NOT_YET_VALID = "W3003" Error "the other side's certificate is not valid yet"
+        cause: "the clock of this host, or of the one that issued it, is wrong"
+        fix: ["compare clocks, then   weft identity svid show"];
+    ISSUANCE_REFUSED = "W3004" Error "the server refuses to issue this identity"
+        cause: "no WorkloadEnrollment gives it to this node, or the node is banned"
+        fix: ["see the enrollments:   weft get workloadenrollments -A",
+              "write one:             weft token create --for agent --node <node> --namespace <namespace> --service <service>"];
+    WRONG_PEER = "W3005" Error "the other side is somebody else than expected"
+        cause: "an old address now belongs to another workload, or somebody is in between; nothing was sent"
+        fix: ["see the endpoints:   weft describe service/<service>"];
+    NO_SVID_YET = "W3006" Error "the workload has no certificate yet"
+        cause: "it has just started, or the server has not answered; nobody may act for it before"
+        fix: ["see what it waits for:   weft agent status", "see its certificate:   weft identity svid show"];
+    CA_EXPIRES_SOON = "W3007" Warning "the CA certificate expires soon"
+        cause: "less than a sixth of the issuer's life is left and no renewal is under way"
+        fix: ["see it:           weft identity ca show", "is the server up and able to write?   weft status"];
+    NO_CERTIFICATE = "W3008" Error "the other side presented no certificate"
+        cause: "it is not in the mesh, or its certificate is not of the expected trust domain and was held back"
+        fix: ["run it in the mesh:   weft run --service <service> -- <command>"];
+    BAD_CERTIFICATE = "W3009" Error "the certificate breaks the X.509-SVID profile"
+        cause: "not exactly one SPIFFE URI, a wrong key usage, a CA as a leaf, or an unreadable field"
+        fix: ["see a good one:   weft identity svid show", "versions:   weft status"];
+    UNTRUSTED_CHAIN = "W3010" Error "the certificate does not lead to a root of its trust domain"
+        cause: "it was signed by another CA, or its root was removed from the bundle"
+        fix: ["see the roots:   weft identity ca show", "join again:      weft agent join --token-file <file>"];
+    OWN_SVID_EXPIRED = "W3011" Error "the workload's own certificate has expired"
+        cause: "the server could not be reached, or refused, for more than half of its life"
+        fix: ["see why:   weft agent status", "is the server up?   weft status"];
+    RENEWAL_FAILING = "W3012" Warning "a certificate is not being renewed"
+        cause: "requests to the server fail; the present one stays in use until it expires"
+        fix: ["see why:   weft agent status", "is the server up?   weft status"];
+    CLOCK_WENT_BACK = "W3013" Error "the clock went back, so the CA does not sign"
+        cause: "the host's time lies before that of the last certificate it issued"
+        fix: ["set the clock, then   weft status"];
+    KEY_MISMATCH = "W3014" Error "a certificate and its key do not belong together"
+        cause: "one of the two files was replaced or restored from another time"
+        fix: ["let the agent fetch a new pair:   weft agent join --token-file <file>"];
+    CA_EXPIRED = "W3015" Error "the CA certificate has expired"
+        cause: "the server did not run while it should have renewed it"
+        fix: ["see it:   weft identity ca show", "start the server, which renews it:   weft up"];
+    BAD_BUNDLE = "W3016" Error "a trust bundle cannot be used"
+        cause: "it is larger than 1 MiB, holds more than 64 keys, goes back in sequence, or is not a bundle"
+        fix: ["see the one in use:   weft identity ca show"];
+    IDENTITY_BANNED = "W3017" Error "the node or identity is banned"
+        cause: "it was replaced by another node of its name or evicted by an admin"
+        fix: ["join again with a new token:   weft token create --for agent --node <node> --replace"];
+    AUTHORITY_REVOKED = "W3018" Error "the root that signed the certificate is no longer trusted"
+        cause: "the bundle changed while the connection was open"
+        fix: ["see the roots:   weft identity ca show", "is a new certificate on its way?   weft agent status"];
+    HANDSHAKE_FAILED = "W3019" Error "the TLS handshake failed"
+        cause: "the other side offers no common version or cipher, or broke it off"
+        fix: ["compare versions:   weft status"];
+    NO_BUNDLE_YET = "W3020" Error "this agent has no trust bundle yet"
+        cause: "it has not reached a server since it was set up"
+        fix: ["see what it waits for:   weft agent status"];
+    SHORT_LIFETIME = "W3021" Warning "certificates live less than 5 minutes"
+        cause: "identity.allowShortLifetimes is set; an outage of the server is felt within that time"
+        fix: ["see the lifetime:   weft identity ca show"];
+    BAD_SPIFFE_ID = "W3022" Error "the text is not a SPIFFE ID"
+        cause: "it must be spiffe://<trust domain>/<path>, without upper case in the domain and without empty segments"
+        fix: ["see examples:   weft identity svid show"];
+    FOREIGN_IDENTITY = "W3023" Error "the identity is not one that this server may issue"
+        cause: "another trust domain, or a /node, /server or /user path asked for as a workload"
+        fix: ["see the trust domain:   weft identity ca show"];
+    BAD_SIGNING_REQUEST = "W3024" Error "the certificate request cannot be read or does not prove its key"
+        cause: "a damaged message, an unknown key type, or a client that is not Weft's"
+        fix: ["compare versions:   weft status"];
+    LIFETIME_REFUSED = "W3025" Error "the lifetime asked for is out of bounds"
+        cause: "leaves live from 5 min to 7 days, and never beyond their issuer"
+        fix: ["see the issuer:   weft identity ca show"];
+    IDENTITY_REVOKED = "W3026" Error "the other side's identity was withdrawn while the connection was open"
+        cause: "its enrollment or its node was removed"
+        fix: ["see the enrollments:   weft get workloadenrollments -A"];
+}
