@@ -1,0 +1,451 @@
+//! The certificate authority of one control plane instance.
+//!
+//! Owns a self-signed root, an intermediate under it and the rules of signing. Who may ask for which
+//! identity is the registry's decision, made before [`CertificateAuthority::issue`]; where keys lie on
+//! disk is the registry's too, which gets them as [`AuthorityParts`].
+//!
+//! ```text
+//! root:          prepared ──activate_root──▶ active ──activate_root──▶ retired ──longest leaf──▶ gone
+//! intermediate:  always under the active root, replaced at half of its life
+//! ```
+//!
+//! Invariants: a root is in [`CertificateAuthority::bundle_roots`] from before its first signature until
+//! no leaf under it can be valid; nothing outlives its issuer; time only goes forward.
+
+mod authority;
+mod parts;
+mod profile;
+
+#[cfg(test)]
+mod tests;
+
+use std::time::{Duration, SystemTime};
+
+use rustls_pki_types::CertificateDer;
+
+use crate::csr::SigningRequest;
+use crate::spiffe::{InvalidSpiffeId, SpiffeId, TrustDomain};
+use crate::svid::{self, Serial, SvidError, Validity};
+use crate::x509::certificate::Certificate;
+use crate::x509::fingerprint;
+
+use authority::{ISSUER_MARGIN, SigningAuthority, backdated};
+pub use parts::{AuthorityParts, KeyPart, PreparedPart, RetiredPart};
+pub use profile::BACKDATE;
+
+/// Shortest leaf life (security.md 3.2): below it a renewal that fails twice ends the identity.
+pub const SHORTEST_LEAF: Duration = Duration::from_secs(5 * 60);
+
+/// Longest leaf life (security.md 3.2): that long a stolen key would last where denylists do not reach.
+pub const LONGEST_LEAF: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The clock may go back that far between two signatures before signing stops (security.md 3.2).
+pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+
+/// Whether leaves may live shorter than [`SHORTEST_LEAF`].
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum LeafLifetimes {
+    /// From 5 minutes.
+    #[default]
+    Standard,
+    /// From 1 second: for tests and demonstrations; the configuration that says so warns.
+    AllowShort,
+}
+
+impl LeafLifetimes {
+    /// The shortest leaf life.
+    pub fn shortest(self) -> Duration {
+        match self {
+            Self::Standard => SHORTEST_LEAF,
+            Self::AllowShort => Duration::from_secs(1),
+        }
+    }
+}
+
+/// Lifetimes of an authority.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct CaSettings {
+    /// Life of a root; one year by default.
+    pub root_lifetime: Duration,
+    /// Life of an intermediate; 30 days by default.
+    pub intermediate_lifetime: Duration,
+    /// Longest life of a leaf, at most [`LONGEST_LEAF`]; a retired root stays published that long.
+    pub longest_leaf: Duration,
+    /// Shortest life of a leaf.
+    pub lifetimes: LeafLifetimes,
+}
+
+impl Default for CaSettings {
+    fn default() -> Self {
+        Self {
+            root_lifetime: Duration::from_secs(365 * 24 * 3600),
+            intermediate_lifetime: Duration::from_secs(30 * 24 * 3600),
+            longest_leaf: LONGEST_LEAF,
+            lifetimes: LeafLifetimes::Standard,
+        }
+    }
+}
+
+/// Why an authority cannot be made, loaded or changed.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum AuthorityError {
+    /// The instance name cannot be part of a SPIFFE ID.
+    #[error("the instance name is not usable: {0}")]
+    Instance(InvalidSpiffeId),
+    /// The crypto provider has no entropy.
+    #[error("the crypto provider could not make a key")]
+    Provider,
+    /// The time is before 1970 or after 9999.
+    #[error("the clock is outside of what certificates can say")]
+    Clock,
+    /// The clock is more than [`CLOCK_TOLERANCE`] behind the last signature.
+    #[error("the clock went back by {} s since the last signature", .0.as_secs())]
+    ClockWentBack(Duration),
+    /// A stored certificate or key is not PEM, or not exactly one.
+    #[error("a stored certificate or key is not PEM")]
+    Pem,
+    /// A stored certificate is not one of a Weft authority.
+    #[error("a stored certificate is not one of a certificate authority")]
+    Certificate,
+    /// A stored key is not a P-256 key in PKCS#8.
+    #[error("a stored key is not a P-256 key")]
+    Key,
+    /// A stored key belongs to another certificate.
+    #[error("a stored key does not belong to its certificate")]
+    KeyMismatch,
+    /// The stored intermediate is not signed by the stored active root.
+    #[error("the stored intermediate is not signed by the active root")]
+    BrokenChain,
+    /// There is no prepared root to activate.
+    #[error("no root is prepared")]
+    NothingPrepared,
+    /// rcgen could not write a certificate.
+    #[error("a certificate cannot be written: {0}")]
+    Encoding(rcgen::Error),
+}
+
+/// Why a leaf was not issued.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum IssueError {
+    /// The identity is of another trust domain than the authority.
+    #[error("{id} is not in trust domain {trust_domain}")]
+    ForeignTrustDomain {
+        /// The identity that was asked for.
+        id: SpiffeId,
+        /// The authority's own trust domain.
+        trust_domain: TrustDomain,
+    },
+    /// The asked life is out of range.
+    #[error("a life of {} s is not from {} s to {} s", asked.as_secs(), shortest.as_secs(), longest.as_secs())]
+    Lifetime {
+        /// What was asked for.
+        asked: Duration,
+        /// The shortest that is allowed.
+        shortest: Duration,
+        /// The longest that is allowed.
+        longest: Duration,
+    },
+    /// The intermediate expires too soon for even the shortest leaf; `maintain` was not called.
+    #[error("the intermediate expires too soon to sign")]
+    IssuerExpiring,
+    /// Clock, entropy or encoding.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// The signed leaf does not obey the profile; it is not given out.
+    #[error("the signed leaf breaks the profile: {0}")]
+    Profile(#[from] SvidError),
+}
+
+/// A signed leaf with the chain up to, but without, the root.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct IssuedSvid {
+    /// Leaf first, then the intermediate.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The leaf's serial number.
+    pub serial: Serial,
+    /// The leaf's validity, in whole seconds.
+    pub validity: Validity,
+}
+
+/// What [`CertificateAuthority::maintain`] has changed. Store the parts, then publish the bundle.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Maintained {
+    /// The intermediate was replaced; the old key is gone.
+    IntermediateRenewed,
+    /// A new root is in the bundle, and does not sign yet.
+    RootPrepared {
+        /// SHA-256 of its DER.
+        fingerprint: [u8; 32],
+    },
+    /// The prepared root signs now; the one before is retired and its key gone.
+    RootActivated {
+        /// SHA-256 of its DER.
+        fingerprint: [u8; 32],
+    },
+    /// A retired root has left the bundle.
+    RootRemoved {
+        /// SHA-256 of its DER.
+        fingerprint: [u8; 32],
+    },
+}
+
+/// The authority of one instance. See the module for its states. `Debug` shows no key.
+#[derive(Debug)]
+pub struct CertificateAuthority {
+    trust_domain: TrustDomain,
+    instance: String,
+    settings: CaSettings,
+    active: SigningAuthority,
+    prepared: Option<Prepared>,
+    retired: Vec<Retired>,
+    intermediate: SigningAuthority,
+    high_water: SystemTime,
+}
+
+#[derive(Debug)]
+struct Prepared {
+    authority: SigningAuthority,
+    since: SystemTime,
+}
+
+#[derive(Debug)]
+struct Retired {
+    certificate: CertificateDer<'static>,
+    not_after: SystemTime,
+    at: SystemTime,
+}
+
+impl CertificateAuthority {
+    /// Makes root and intermediate for `instance` of `trust_domain`, with default lifetimes.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthorityError`]: the name, the entropy or the clock.
+    pub fn create(
+        trust_domain: &TrustDomain,
+        instance: &str,
+        now: SystemTime,
+    ) -> Result<Self, AuthorityError> {
+        Self::create_with(trust_domain, instance, CaSettings::default(), now)
+    }
+
+    /// As [`CertificateAuthority::create`], with other lifetimes.
+    ///
+    /// # Errors
+    ///
+    /// As [`CertificateAuthority::create`].
+    pub fn create_with(
+        trust_domain: &TrustDomain,
+        instance: &str,
+        settings: CaSettings,
+        now: SystemTime,
+    ) -> Result<Self, AuthorityError> {
+        SpiffeId::server(trust_domain, instance).map_err(AuthorityError::Instance)?;
+        let active = SigningAuthority::root(trust_domain, instance, settings.root_lifetime, now)?;
+        let intermediate =
+            active.intermediate(trust_domain, instance, settings.intermediate_lifetime, now)?;
+        Ok(Self {
+            trust_domain: trust_domain.clone(),
+            instance: instance.to_owned(),
+            settings,
+            active,
+            prepared: None,
+            retired: Vec::new(),
+            intermediate,
+            high_water: now,
+        })
+    }
+
+    /// Signs a leaf that says `id` over the request's key, from a minute ago until `ttl` from now.
+    ///
+    /// Nothing of the request but its key is used. The life is cut where the intermediate ends, less a
+    /// minute. What was signed is read back and checked before it is given out.
+    ///
+    /// # Errors
+    ///
+    /// [`IssueError`]. Nothing is signed if the clock went back by more than [`CLOCK_TOLERANCE`].
+    pub fn issue(
+        &mut self,
+        request: &SigningRequest,
+        id: &SpiffeId,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<IssuedSvid, IssueError> {
+        self.check_clock(now)?;
+        if id.trust_domain() != &self.trust_domain {
+            let trust_domain = self.trust_domain.clone();
+            return Err(IssueError::ForeignTrustDomain { id: id.clone(), trust_domain });
+        }
+        let shortest = self.settings.lifetimes.shortest();
+        let longest = self.settings.longest_leaf.min(LONGEST_LEAF);
+        if !(shortest..=longest).contains(&ttl) {
+            return Err(IssueError::Lifetime { asked: ttl, shortest, longest });
+        }
+        let not_after = (now + ttl).min(self.intermediate.last_child_expiry());
+        if not_after < now + shortest {
+            return Err(IssueError::IssuerExpiring);
+        }
+        let validity = Validity { not_before: backdated(now), not_after };
+        let leaf = self.intermediate.leaf(request, id, validity)?;
+        let issued = check_issued(&leaf, id)?;
+        self.high_water = self.high_water.max(now);
+        Ok(IssuedSvid { chain: vec![leaf, self.intermediate.certificate().clone()], ..issued })
+    }
+
+    /// Does what is due at `now`: drops retired roots, prepares and activates roots, renews the
+    /// intermediate. Call at start and about every hour; store the parts if anything is returned.
+    ///
+    /// Activation is the registry's to ask for once every node has the prepared root
+    /// ([`CertificateAuthority::activate_root`]). Here it happens only when the active root could no longer
+    /// carry a whole intermediate life.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthorityError`]: clock, entropy. What was changed before the error stays.
+    pub fn maintain(&mut self, now: SystemTime) -> Result<Vec<Maintained>, AuthorityError> {
+        self.check_clock(now)?;
+        let mut done = self.drop_retired(now);
+        let left = self.active.validity().remaining(now);
+        let intermediate = self.settings.intermediate_lifetime;
+        if self.prepared.is_none() && left <= (intermediate * 3).min(self.settings.root_lifetime / 2) {
+            done.push(Maintained::RootPrepared { fingerprint: self.roll_root(now)? });
+        }
+        if self.prepared.is_some() && left <= intermediate {
+            done.push(Maintained::RootActivated { fingerprint: self.activate_root(now)? });
+        } else if self.intermediate.is_past_half(now) {
+            self.renew_intermediate(now)?;
+            done.push(Maintained::IntermediateRenewed);
+        }
+        Ok(done)
+    }
+
+    /// Prepares a new root: in the bundle from now on, signing only after
+    /// [`CertificateAuthority::activate_root`]. Gives its fingerprint; one that is prepared already stays.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthorityError`]: clock, entropy.
+    pub fn roll_root(&mut self, now: SystemTime) -> Result<[u8; 32], AuthorityError> {
+        self.check_clock(now)?;
+        if self.prepared.is_none() {
+            let lifetime = self.settings.root_lifetime;
+            let authority = SigningAuthority::root(&self.trust_domain, &self.instance, lifetime, now)?;
+            self.prepared = Some(Prepared { authority, since: now });
+        }
+        let prepared = self.prepared.as_ref().ok_or(AuthorityError::NothingPrepared)?;
+        Ok(fingerprint(prepared.authority.certificate()))
+    }
+
+    /// Signs with the prepared root from now on, through a new intermediate. Gives its fingerprint.
+    ///
+    /// Call it when every connected node has acknowledged a bundle with the prepared root. The root before
+    /// is retired: its key is gone at once, its certificate leaves the bundle after the longest leaf life.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthorityError::NothingPrepared`]; clock, entropy. Nothing has changed then.
+    pub fn activate_root(&mut self, now: SystemTime) -> Result<[u8; 32], AuthorityError> {
+        self.check_clock(now)?;
+        let prepared = self.prepared.as_ref().ok_or(AuthorityError::NothingPrepared)?;
+        let lifetime = self.settings.intermediate_lifetime;
+        let intermediate =
+            prepared.authority.intermediate(&self.trust_domain, &self.instance, lifetime, now)?;
+        let prepared = self.prepared.take().ok_or(AuthorityError::NothingPrepared)?;
+        let before = std::mem::replace(&mut self.active, prepared.authority);
+        self.retired.push(Retired {
+            certificate: before.certificate().clone(),
+            not_after: before.validity().not_after,
+            at: now,
+        });
+        self.intermediate = intermediate;
+        Ok(fingerprint(self.active.certificate()))
+    }
+
+    /// The trust domain that is signed for.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// The name of the control plane instance.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// The lifetimes in force.
+    pub fn settings(&self) -> &CaSettings {
+        &self.settings
+    }
+
+    /// The roots to publish: the active one first, then a prepared one, then retired ones.
+    pub fn bundle_roots(&self) -> Vec<CertificateDer<'static>> {
+        let prepared = self.prepared.iter().map(|prepared| prepared.authority.certificate());
+        let retired = self.retired.iter().map(|retired| &retired.certificate);
+        std::iter::once(self.active.certificate()).chain(prepared).chain(retired).cloned().collect()
+    }
+
+    /// The root that new leaves lead to. The control listener appends it to the chain that it presents.
+    pub fn active_root(&self) -> &CertificateDer<'static> {
+        self.active.certificate()
+    }
+
+    /// The root that waits to be activated, and since when.
+    pub fn prepared_root(&self) -> Option<(&CertificateDer<'static>, SystemTime)> {
+        self.prepared.as_ref().map(|prepared| (prepared.authority.certificate(), prepared.since))
+    }
+
+    /// When the active root is valid.
+    pub fn root_validity(&self) -> Validity {
+        self.active.validity()
+    }
+
+    /// When the intermediate is valid.
+    pub fn intermediate_validity(&self) -> Validity {
+        self.intermediate.validity()
+    }
+
+    /// The latest moment of a signature. Store it; it is part of [`AuthorityParts`].
+    pub fn high_water(&self) -> SystemTime {
+        self.high_water
+    }
+
+    fn check_clock(&self, now: SystemTime) -> Result<(), AuthorityError> {
+        match self.high_water.duration_since(now) {
+            Ok(back) if back > CLOCK_TOLERANCE => Err(AuthorityError::ClockWentBack(back)),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    fn renew_intermediate(&mut self, now: SystemTime) -> Result<(), AuthorityError> {
+        let lifetime = self.settings.intermediate_lifetime;
+        self.intermediate = self.active.intermediate(&self.trust_domain, &self.instance, lifetime, now)?;
+        Ok(())
+    }
+
+    /// No leaf under a retired root is younger than its retirement, so none outlives the longest life.
+    fn drop_retired(&mut self, now: SystemTime) -> Vec<Maintained> {
+        let keep_for = self.settings.longest_leaf.min(LONGEST_LEAF) + ISSUER_MARGIN;
+        let (gone, kept) = std::mem::take(&mut self.retired)
+            .into_iter()
+            .partition(|root| root.not_after <= now || root.at + keep_for <= now);
+        self.retired = kept;
+        let removed =
+            |root: &Retired| Maintained::RootRemoved { fingerprint: fingerprint(&root.certificate) };
+        gone.iter().map(removed).collect::<Vec<_>>()
+    }
+}
+
+/// Reads a signed leaf as a stranger would. The chain of the result is left empty.
+fn check_issued(leaf: &CertificateDer<'static>, id: &SpiffeId) -> Result<IssuedSvid, SvidError> {
+    let parsed = Certificate::parse(leaf)?;
+    let said = svid::profile::check_leaf(&parsed)?;
+    svid::profile::check_leaf_purposes(&parsed)?;
+    let names_are_critical = parsed.alternative_names()?.is_some_and(|names| names.critical);
+    if &said != id || !names_are_critical {
+        return Err(SvidError::Malformed);
+    }
+    Ok(IssuedSvid {
+        chain: Vec::new(),
+        serial: Serial::from_integer(parsed.serial)?,
+        validity: Validity { not_before: parsed.not_before, not_after: parsed.not_after },
+    })
+}
