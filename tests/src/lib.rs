@@ -9,6 +9,8 @@
 //! - [`app`]: real programs (nginx, redis, python's `http.server`) and small clients;
 //! - [`load`]: clients that count what fails;
 //! - [`mesh`]: a server and agents, joined by token, configured by files, driven by the command line;
+//! - [`person`]: a user without privileges, for what one host does alone;
+//! - [`manifest`]: resources as a person writes them;
 //! - [`architecture`]: the invariants of the source tree, as functions over what cargo reports.
 //!
 //! The harness panics with a message that names the cause: its caller is a test.
@@ -17,5 +19,8 @@ pub mod app;
 pub mod architecture;
 pub mod eventually;
 pub mod load;
+pub mod manifest;
+pub mod mesh;
 pub mod netns;
+pub mod person;
 pub mod process;

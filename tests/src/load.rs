@@ -26,16 +26,27 @@ const PACE: Duration = Duration::from_millis(10);
 ///
 /// What went wrong, and at which step.
 pub fn call(target: SocketAddr) -> Result<(), String> {
-    let mut stream = connect(target)?;
-    stream.write_all(b"GET /ok HTTP/1.0\r\nHost: test\r\n\r\n").map_err(|error| format!("write: {error}"))?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).map_err(|error| format!("read: {error}"))?;
+    let answer = answer(target, b"GET /ok HTTP/1.0\r\nHost: test\r\n\r\n")?;
     let answer = String::from_utf8_lossy(&answer);
     if answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\nok") {
         Ok(())
     } else {
         Err(format!("answer: {answer:?}"))
     }
+}
+
+/// One GET over a connection of its own from `host`; returns status and body.
+///
+/// # Errors
+///
+/// If there is no answer, or none of HTTP.
+pub fn http_get(host: &Host, target: SocketAddr, path: &str) -> Result<(u16, String), String> {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n");
+    let answer = host.enter(|| answer(target, request.as_bytes()))?;
+    let answer = String::from_utf8_lossy(&answer);
+    let status = answer.split_whitespace().nth(1).and_then(|status| status.parse().ok());
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    status.map(|status| (status, body.to_owned())).ok_or_else(|| format!("answer: {answer:?}"))
 }
 
 /// Makes `total` calls from `host`, one connection each, `parallel` at a time; returns the failures.
@@ -262,6 +273,15 @@ impl Drop for Flow {
             let _ = worker.join();
         }
     }
+}
+
+/// Sends `request` and reads to the end, with the own direction left open.
+fn answer(target: SocketAddr, request: &[u8]) -> Result<Vec<u8>, String> {
+    let mut stream = connect(target)?;
+    stream.write_all(request).map_err(|error| format!("write: {error}"))?;
+    let mut back = Vec::new();
+    stream.read_to_end(&mut back).map_err(|error| format!("read: {error}"))?;
+    Ok(back)
 }
 
 fn connect(target: SocketAddr) -> Result<TcpStream, String> {

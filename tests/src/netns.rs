@@ -68,7 +68,9 @@ impl Network {
         );
         remove_stale();
         let id = format!("{PREFIX}{}-{}", std::process::id(), NETWORKS.fetch_add(1, Ordering::Relaxed));
-        let folder = tempfile::Builder::new().prefix("weft-").tempdir().expect("a temporary folder");
+        let mut folder = tempfile::Builder::new().prefix("weft-").tempdir().expect("a temporary folder");
+        // To look at configurations, logs and state after a test, run it with WEFT_KEEP=1.
+        folder.disable_cleanup(std::env::var_os("WEFT_KEEP").is_some());
         // Programs of other users work in here.
         run(&["chmod", "755", &folder.path().to_string_lossy()]);
         let hosts = names.iter().zip(1..).map(|(name, number)| {

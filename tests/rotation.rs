@@ -1,0 +1,73 @@
+//! Identities renew while traffic flows, and expire when nobody renews them.
+
+use std::time::Duration;
+
+use weft_tests::app::{self, loopback};
+use weft_tests::eventually::{Stopwatch, eventually, throughout};
+use weft_tests::load::{self, Traffic, failed_since};
+use weft_tests::manifest::{allow, service};
+use weft_tests::mesh::{Mesh, Workload};
+use weft_tests::process::Process;
+
+const LOCAL: u16 = 8081;
+const UPSTREAM: u16 = 9001;
+
+/// A life so short that a test sees several; the setting that allows it warns.
+const LIFE: Duration = Duration::from_secs(20);
+
+#[test]
+fn no_call_fails_over_three_lives_of_a_certificate() {
+    let (mesh, _program) = scene();
+    let expiry = |mesh: &Mesh| last_expiry(&mesh.metrics("hosta").expect("metrics are served"));
+    let (first, watch) = (expiry(&mesh), Stopwatch::start());
+    let traffic = Traffic::start(mesh.host("hosta"), loopback(UPSTREAM));
+
+    throughout("the traffic goes on", LIFE * 3, || Ok(()));
+    let calls = traffic.stop();
+
+    let failed = failed_since(&calls, Duration::ZERO);
+    assert!(failed.is_empty(), "{} of {} calls failed: {:?}", failed.len(), calls.len(), failed.first());
+    let moved = expiry(&mesh) - first;
+    assert!(moved > LIFE.as_secs_f64(), "expiry moved by {moved} s in {:?}", watch.elapsed());
+}
+
+#[test]
+fn a_certificate_that_nobody_renews_ends_its_flows() {
+    let (mut mesh, _program) = scene();
+    let hosta = mesh.host("hosta").clone();
+    mesh.kill_server();
+
+    eventually("calls are refused once the certificate has expired", LIFE + Duration::from_secs(5), || {
+        match hosta.enter(|| load::call(loopback(UPSTREAM))) {
+            Ok(()) => Err("a call passed".to_owned()),
+            Err(_) => Ok(()),
+        }
+    });
+    mesh.start_server();
+    eventually("calls work again with new certificates", LIFE, || {
+        hosta.enter(|| load::call(loopback(UPSTREAM)))
+    });
+}
+
+/// The latest expiry that an agent reports, as Unix time in seconds.
+#[track_caller]
+fn last_expiry(metrics: &str) -> f64 {
+    let lines = metrics.lines().filter(|line| line.starts_with("weft_identity_certificate_expiry_seconds"));
+    let values = lines.filter_map(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
+    values.fold(0.0, f64::max)
+}
+
+#[track_caller]
+fn scene() -> (Mesh, Process) {
+    let mesh = Mesh::builder()
+        .server_line(&format!("identity: {{leafTtl: {}s, allowShortLifetimes: true}}", LIFE.as_secs()))
+        .manifest(service("charge", &[("http", 80, "http")]))
+        .manifest(allow("order", "charge"))
+        .node("hosta", &[Workload::new("order").upstream("charge", 80, UPSTREAM)])
+        .node("hostb", &[Workload::new("charge").serves("http", LOCAL)])
+        .start();
+    let program = app::nginx(mesh.host("hostb"), LOCAL, mesh.host("hostb").folder());
+    let hosta = mesh.host("hosta");
+    mesh.wait_for_call("the first call", || hosta.enter(|| load::call(loopback(UPSTREAM))));
+    (mesh, program)
+}
