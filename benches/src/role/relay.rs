@@ -20,7 +20,7 @@ use crate::pki::RELAY_NAME;
 
 /// Copy buffer per direction, and what a TLS side reads from TCP at once: rustls alone reads 4 KiB at a time, which
 /// costs the decrypting relay a tenth of its processor time and would make the baseline weaker than it need be.
-/// Of 16, 64 and 256 KiB the transport study found 64 the best by a little.
+/// Of 16, 64 and 256 KiB the transport study found 64 the best by a little (for its QUIC relay).
 const COPY_BYTES: usize = 64 * 1024;
 
 /// Which half of the pair.
