@@ -20,14 +20,14 @@ pub struct IdentityPattern {
 
 /// One place of a pattern's path.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-enum Segment {
+pub(crate) enum Segment {
     Literal(String),
     Any,
 }
 
 /// Whether a pattern ends in `**`.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-enum Trailing {
+pub(crate) enum Trailing {
     Exact,
     OneOrMore,
 }
@@ -71,6 +71,17 @@ impl IdentityPattern {
     #[must_use]
     pub const fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
+    }
+
+    /// The segments and how the pattern ends, for an index over many patterns.
+    pub(crate) fn parts(&self) -> (&[Segment], Trailing) {
+        (&self.segments, self.trailing)
+    }
+
+    /// Whether every workload of the trust domain matches: `spiffe://<trust domain>/**`.
+    #[must_use]
+    pub fn is_whole_domain(&self) -> bool {
+        self.segments.is_empty() && self.trailing == Trailing::OneOrMore
     }
 
     /// Whether `id` is in the set: byte equality of trust domain and literal segments, segment by segment.

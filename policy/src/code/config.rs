@@ -21,7 +21,8 @@ rows! {
         fix: ["start with every default:   weft up", "see flags:   weft man"];
     PORT_IN_USE = "W5006" Error "the port is taken"
         cause: "another program, or another agent or server, listens there already"
-        fix: ["is it ours?   weft status", "stop ours:   weft down", "or choose another port in the configuration"];
+        fix: ["is it ours?   weft status",
+              "stop ours:   weft down", "or choose another port in the configuration"];
     PORT_NOT_PERMITTED = "W5007" Error "this user may not listen on that port"
         cause: "ports below 1024 need a privilege on this host"
         fix: ["choose a port from 1024 up, then   weft up"];
@@ -30,7 +31,8 @@ rows! {
         fix: ["chmod 600 <file>; if others had access, make a new one:   weft agent join --token-file <file>"];
     STATE_DIRECTORY = "W5009" Error "the state directory cannot be made or used"
         cause: "its parent does not exist, is read-only, or the directory belongs to another user or is open to others"
-        fix: ["choose another:   weft up --state <directory>", "or: chmod 700 <directory>, then   weft up"];
+        fix: ["choose another:   weft up --state-dir <directory>",
+              "or: chmod 700 <directory>, then   weft up"];
     STATE_IN_USE = "W5010" Error "another process uses the state directory"
         cause: "an agent or server already runs with it; two would take each other's identity"
         fix: ["is it ours?   weft status", "stop it:   weft down"];
@@ -69,10 +71,12 @@ rows! {
         fix: ["see what is missing:   weft agent status"];
     OTHER_TRUST_DOMAIN = "W5022" Error "the state belongs to another trust domain"
         cause: "the trust domain is fixed at the first start; the configuration names another"
-        fix: ["see the one in use:   weft identity ca show", "or start afresh:   weft up --state <new directory>"];
+        fix: ["see the one in use:   weft identity ca show",
+              "or start afresh:   weft up --state-dir <new directory>"];
     NOT_JOINED = "W5023" Error "this agent has not joined a mesh"
         cause: "it has neither an identity nor a token"
-        fix: ["on the server:   weft token create --for agent --node <node>", "here:   weft agent join --token-file <file>"];
+        fix: ["on the server:   weft token create --for agent --node <node>",
+              "here:   weft agent join --token-file <file>"];
     NOT_LOOPBACK = "W5024" Error "this listener may only be on loopback"
         cause: "it speaks without encryption: proxy, upstream, admin and metrics listeners stay on the host"
         fix: ["use 127.0.0.1 or ::1, then   weft agent run"];

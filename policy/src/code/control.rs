@@ -24,7 +24,8 @@ rows! {
         fix: ["look before trying again:   weft get <kind>/<name>"];
     WRITE_CONFLICT = "W6007" Error "somebody else changed it meanwhile"
         cause: "the object's revision is not the one that this change was made from"
-        fix: ["see it as it is now:   weft get <kind>/<name> -o yaml", "see the difference:   weft diff -f <file>"];
+        fix: ["see it as it is now:   weft get <kind>/<name> -o yaml",
+              "see the difference:   weft diff -f <file>"];
     COMPACTED = "W6008" Error "that part of the history is gone"
         cause: "the revision asked for is older than what the store keeps"
         fix: ["start from now:   weft get <kind> -w"];
@@ -46,10 +47,10 @@ rows! {
     UNAUTHENTICATED = "W6014" Error "the server does not know who is asking"
         cause: "no certificate of the mesh was presented, it has expired, or it is of another trust domain"
         fix: ["on the server's host the socket is enough:   weft status",
-              "elsewhere, get one from an admin:   weft token create --for user --role viewer"];
+              "elsewhere, get one from an admin:   weft token create --for user --user <name> --role viewer"];
     NOT_PERMITTED = "W6015" Error "the role does not permit this"
         cause: "the method needs a higher role, or a role in this namespace"
-        fix: ["an admin can give one:   weft token create --for user --role editor"];
+        fix: ["an admin can give one:   weft token create --for user --user <name> --role editor"];
     LOOSENING_NEEDS_ADMIN = "W6016" Error "loosening a default needs the role admin"
         cause: "a change towards Allow or Audit opens what was closed; tightening needs only editor"
         fix: ["on the server's host:   weft apply -f <file>"];
@@ -89,7 +90,8 @@ rows! {
         fix: ["use another build; this one is:   weft version"];
     WRONG_SERVER = "W6028" Error "what answers on the control port is not the server of this mesh"
         cause: "another mesh's server, or an address that now belongs to somebody else; nothing was sent"
-        fix: ["see the agent's servers:   weft agent status", "join again:   weft agent join --token-file <file>"];
+        fix: ["see the agent's servers:   weft agent status",
+              "join again:   weft agent join --token-file <file>"];
     GOING_AWAY = "W6029" Warning "the server asked the agent to connect elsewhere"
         cause: "it shuts down or has too many agents"
         fix: ["see the servers:   weft status"];

@@ -6,7 +6,8 @@ rows! {
     IDENTITY;
     UNKNOWN_TRUST_DOMAIN = "W3001" Error "the certificate is of an unknown trust domain"
         cause: "no bundle for it is known here; it comes from another mesh or a stranger"
-        fix: ["see the own trust domain:   weft identity ca show", "see the own certificate:    weft identity svid show"];
+        fix: ["see the own trust domain:   weft identity ca show",
+              "see the own certificate:    weft identity svid show"];
     PEER_EXPIRED = "W3002" Error "the other side's certificate has expired"
         cause: "its agent could not renew it in time, or one of the clocks is wrong; there is no grace"
         fix: ["on that host:   weft agent status", "compare clocks, then   weft identity svid show"];
@@ -34,7 +35,8 @@ rows! {
         fix: ["see a good one:   weft identity svid show", "versions:   weft status"];
     UNTRUSTED_CHAIN = "W3010" Error "the certificate does not lead to a root of its trust domain"
         cause: "it was signed by another CA, or its root was removed from the bundle"
-        fix: ["see the roots:   weft identity ca show", "join again:      weft agent join --token-file <file>"];
+        fix: ["see the roots:   weft identity ca show",
+              "join again:      weft agent join --token-file <file>"];
     OWN_SVID_EXPIRED = "W3011" Error "the workload's own certificate has expired"
         cause: "the server could not be reached, or refused, for more than half of its life"
         fix: ["see why:   weft agent status", "is the server up?   weft status"];
@@ -58,7 +60,8 @@ rows! {
         fix: ["join again with a new token:   weft token create --for agent --node <node> --replace"];
     AUTHORITY_REVOKED = "W3018" Error "the root that signed the certificate is no longer trusted"
         cause: "the bundle changed while the connection was open"
-        fix: ["see the roots:   weft identity ca show", "is a new certificate on its way?   weft agent status"];
+        fix: ["see the roots:   weft identity ca show",
+              "is a new certificate on its way?   weft agent status"];
     HANDSHAKE_FAILED = "W3019" Error "the TLS handshake failed"
         cause: "the other side offers no common version or cipher, or broke it off"
         fix: ["compare versions:   weft status"];

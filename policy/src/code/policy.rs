@@ -6,7 +6,8 @@ rows! {
     POLICY;
     NO_ALLOW = "W2101" Error "no policy allows this caller"
         cause: "no ALLOW rule for the service names the caller, and the default is Deny"
-        fix: ["allow it:       weft policy allow <caller> <service>", "see why:        weft policy check <caller> <service>"];
+        fix: ["allow it:       weft policy allow <caller> <service>",
+              "see why:        weft policy check <caller> <service>"];
     DENY_RULE = "W2102" Error "a DENY rule matches"
         cause: "DENY wins over every ALLOW; a DENY that cannot be decided refuses too"
         fix: ["see the rule:   weft describe authorizationpolicy/<policy>",
@@ -16,7 +17,8 @@ rows! {
         fix: ["allow it for good:   weft policy allow <caller> <service>"];
     REQUEST_NOT_ALLOWED = "W2104" Error "the nearest rule matches the caller but not the request"
         cause: "an ALLOW rule names the caller, but another method or path"
-        fix: ["see why:   weft policy check <caller> <service>", "see the rule:   weft describe authorizationpolicy/<policy>"];
+        fix: ["see why:   weft policy check <caller> <service>",
+              "see the rule:   weft describe authorizationpolicy/<policy>"];
     PORT_NOT_ALLOWED = "W2105" Error "the nearest rule matches the caller but not the port"
         cause: "an ALLOW rule names the caller, but other ports of the service"
         fix: ["allow it:   weft policy allow <caller> <service> --port <port>",
@@ -27,7 +29,8 @@ rows! {
               "see the rule:   weft describe authorizationpolicy/<policy>"];
     POLICY_UNAVAILABLE = "W2107" Error "a policy of the service cannot be read, so the service is closed"
         cause: "the policy was written by a newer version, is damaged, or lost a part; it never reads as \"any\""
-        fix: ["see it:           weft get authorizationpolicy/<policy> -o yaml", "write it again:   weft apply -f <file>"];
+        fix: ["see it:           weft get authorizationpolicy/<policy> -o yaml",
+              "write it again:   weft apply -f <file>"];
     NO_SNAPSHOT = "W2108" Error "this agent has no policy yet"
         cause: "it has not reached a server since it was set up, and nothing is stored on its disk"
         fix: ["see what it waits for:   weft agent status"];
@@ -39,13 +42,16 @@ rows! {
         fix: ["see why:   weft policy check <caller> <service>"];
     DRY_RUN_DENY = "W2111" Warning "a policy in DryRun would refuse this"
         cause: "its mode is DryRun: evaluated, counted and logged, never blocking"
-        fix: ["see it:   weft describe authorizationpolicy/<policy>", "see why:  weft policy check <caller> <service>"];
+        fix: ["see it:   weft describe authorizationpolicy/<policy>",
+              "see why:  weft policy check <caller> <service>"];
     CALLER_NOT_PROVEN = "W2201" Error "the local caller cannot be proven"
         cause: "the kernel no longer knows the connection's owner, or does not tell this agent"
-        fix: ["start the caller in the mesh:   weft run --service <caller> -- <command>", "try again:   weft call <service>"];
+        fix: ["start the caller in the mesh:   weft run --service <caller> -- <command>",
+              "try again:   weft call <service>"];
     NO_WORKLOAD_FOR_UID = "W2202" Error "no workload of this agent belongs to the caller's user"
         cause: "the program runs under a user for whom no workload is declared or started"
-        fix: ["start it in the mesh:    weft run --service <caller> -- <command>", "see the workloads:   weft agent status"];
+        fix: ["start it in the mesh:    weft run --service <caller> -- <command>",
+              "see the workloads:   weft agent status"];
     AMBIGUOUS_WORKLOAD = "W2203" Error "the caller's user has several workloads"
         cause: "on the shared proxy port the user alone does not tell which of its workloads is calling"
         fix: ["use the proxy address that weft run sets for its child:   weft run --service <caller> -- <command>",
@@ -71,5 +77,6 @@ rows! {
         fix: ["start the caller with its own:   weft run --service <caller> --upstream <service>=<port> -- <command>"];
     WRONG_SERVER_IDENTITY = "W2301" Error "the endpoint's identity may not serve the service"
         cause: "it is neither /ns/<namespace>/sa/<service> nor listed in the Service's identities"
-        fix: ["see who may:   weft get service/<service> -o yaml", "see endpoints:   weft describe service/<service>"];
+        fix: ["see who may:   weft get service/<service> -o yaml",
+              "see endpoints:   weft describe service/<service>"];
 }

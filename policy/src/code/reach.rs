@@ -17,7 +17,8 @@ rows! {
               "see what that agent advertises:                    weft status"];
     TUNNEL_REFUSED = "W1004" Error "the other agent closed the tunnel while it was being opened"
         cause: "it is overloaded, shutting down, or does not speak this version of the tunnel protocol"
-        fix: ["compare versions and states:   weft status", "on the other host:             weft agent status"];
+        fix: ["compare versions and states:   weft status",
+              "on the other host:             weft agent status"];
     NO_ENDPOINT = "W1005" Error "the service has no endpoint"
         cause: "no program is registered behind the service, its weight is 0, or its identity may not serve it"
         fix: ["start one:            weft run --service <service> --port <port> -- <command>",
@@ -38,7 +39,8 @@ rows! {
         fix: ["see where it is expected:   weft describe service/<service>"];
     CONNECT_TIMEOUT = "W1010" Error "the connection was not made within the connect timeout"
         cause: "endpoints answer too slowly; all attempts together share timeouts.connect (5 s by default)"
-        fix: ["see endpoints and timeout:   weft describe service/<service>", "try it:   weft call <service>"];
+        fix: ["see endpoints and timeout:   weft describe service/<service>",
+              "try it:   weft call <service>"];
     UNKNOWN_SERVICE = "W1011" Error "no service of that name"
         cause: "the name or its namespace is misspelt, or the service was never declared or registered"
         fix: ["see what exists:   weft get services -A",
@@ -52,22 +54,27 @@ rows! {
               "allow it: set spec.egress to Log or Allow on the Namespace, then   weft apply -f <file>"];
     ROUTE_BACKEND_MISSING = "W1014" Error "a route sends the connection to a backend that does not exist"
         cause: "the backend's service, or its port, was deleted or never declared"
-        fix: ["see the route:   weft get tcproutes -n <namespace> -o yaml", "see services:    weft get services -A"];
+        fix: ["see the route:   weft get tcproutes -n <namespace> -o yaml",
+              "see services:    weft get services -A"];
     ROUTE_WITHOUT_WEIGHT = "W1015" Error "every backend of the route has weight 0"
         cause: "weights of a TCPRoute are relative; when all are 0 no backend can be chosen"
-        fix: ["see the route:   weft get tcproutes -n <namespace> -o yaml", "give one a weight and   weft apply -f <file>"];
+        fix: ["see the route:   weft get tcproutes -n <namespace> -o yaml",
+              "give one a weight and   weft apply -f <file>"];
     NAME_NOT_RESOLVED = "W1016" Error "a host name cannot be resolved"
         cause: "an advertised or configured name is unknown to this host's resolver"
-        fix: ["see what is advertised:   weft status", "advertise an address:     weft up --advertise <address>"];
+        fix: ["see what is advertised:   weft status",
+              "advertise an address:     weft up --advertise <address>"];
     IDLE_TIMEOUT = "W1017" Error "the connection was closed because nothing moved in either direction"
         cause: "no byte for timeouts.idle (1 h by default)"
-        fix: ["see the timeout:   weft describe service/<service>", "raise it and       weft apply -f <file>"];
+        fix: ["see the timeout:   weft describe service/<service>",
+              "raise it and       weft apply -f <file>"];
     STALLED = "W1018" Error "the connection was closed because its reader stalled"
         cause: "flows of one identity held more unread bytes than its receive budget; the longest-stalled one is closed"
         fix: ["see who reads slowly:   weft agent status"];
     OVERLOADED = "W1019" Error "the other agent takes no more connections now"
         cause: "it is at a limit of flows, tunnels or memory that protects its other callers"
-        fix: ["see its load:            weft agent status", "add an endpoint there:   weft run --service <service> --port <port> -- <command>"];
+        fix: ["see its load:            weft agent status",
+              "add an endpoint there:   weft run --service <service> --port <port> -- <command>"];
     DRAINING = "W1020" Error "the other agent is shutting down"
         cause: "it drains: it finishes what runs and takes nothing new"
         fix: ["see which agents are up:   weft status"];
@@ -88,7 +95,8 @@ rows! {
         fix: ["look at the program's own log, then   weft call <service>"];
     NO_USABLE_ADDRESS = "W1026" Error "the endpoint advertises no address that this host can use"
         cause: "only loopback addresses of another host, or only an address family that is off here"
-        fix: ["on that host:   weft up --listen <address> --advertise <address>", "see addresses:  weft status"];
+        fix: ["on that host:   weft up --listen <address> --advertise <address>",
+              "see addresses:  weft status"];
     TOO_MANY_TUNNELS = "W1027" Error "this agent has as many tunnels open as it may"
         cause: "its workloads call more destinations at once than limits.tunnels allows"
         fix: ["see them:   weft agent status"];

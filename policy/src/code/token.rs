@@ -6,7 +6,8 @@ rows! {
     TOKENS;
     TOKEN_USED = "W7001" Error "the token was used already"
         cause: "a token admits once; if it was not you, somebody else has joined with it"
-        fix: ["see who:     weft token list", "make a new one:   weft token create --for agent --node <node>"];
+        fix: ["see who:     weft token list",
+              "make a new one:   weft token create --for agent --node <node>"];
     TOKEN_EXPIRED = "W7002" Error "the token has expired"
         cause: "tokens live 15 minutes unless made with another --ttl"
         fix: ["make a new one:   weft token create --for agent --node <node>"];
@@ -15,13 +16,15 @@ rows! {
         fix: ["make one for this node:   weft token create --for agent --node <node>"];
     TOKEN_UNKNOWN = "W7004" Error "the server does not know the token"
         cause: "it is of another mesh, was mistyped, or was removed after its end"
-        fix: ["see the tokens:   weft token list", "make a new one:   weft token create --for agent --node <node>"];
+        fix: ["see the tokens:   weft token list",
+              "make a new one:   weft token create --for agent --node <node>"];
     TOKEN_MALFORMED = "W7005" Error "this is not a token"
         cause: "it was cut or changed on the way; it is one line"
         fix: ["copy it again, or make a new one:   weft token create --for agent --node <node>"];
     FINGERPRINT_MISMATCH = "W7006" Error "the server's CA is not the one named in the token"
         cause: "another server answers on that address, or the mesh's roots were replaced since; nothing was sent"
-        fix: ["on the server:   weft identity ca show", "make a new token:   weft token create --for agent --node <node>"];
+        fix: ["on the server:   weft identity ca show",
+              "make a new token:   weft token create --for agent --node <node>"];
     TOKEN_REVOKED = "W7007" Error "the token was revoked"
         cause: "an admin withdrew it"
         fix: ["make a new one:   weft token create --for agent --node <node>"];
@@ -33,7 +36,8 @@ rows! {
         fix: ["replace it, which bans its old certificate:   weft token create --for agent --node <node> --replace"];
     TOKEN_OTHER_PURPOSE = "W7010" Error "the token is for something else"
         cause: "a token for a person cannot join an agent, nor the other way round"
-        fix: ["see the tokens:   weft token list", "make the right one:   weft token create --for agent --node <node>"];
+        fix: ["see the tokens:   weft token list",
+              "make the right one:   weft token create --for agent --node <node>"];
     TOKEN_IN_ARGUMENTS = "W7011" Error "a token may not be given as an argument"
         cause: "arguments are visible to every user of the host"
         fix: ["give it by file or standard input:   weft agent join --token-file -"];

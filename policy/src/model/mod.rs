@@ -38,6 +38,14 @@ pub struct Metadata {
     pub revision: u64,
 }
 
+impl Metadata {
+    /// The namespace that owns the object; one made by hand without any falls into `default`.
+    #[must_use]
+    pub fn owner(&self) -> Namespace {
+        self.namespace.clone().unwrap_or_else(Namespace::default_namespace)
+    }
+}
+
 /// The kinds of the registry.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Kind {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use weft_identity::spiffe::SpiffeId;
+use weft_identity::spiffe::{IdKind, SpiffeId, TrustDomain};
 
 use super::{DefaultAuthorization, Metadata};
 use crate::name::{PortName, ServiceName};
@@ -55,11 +55,7 @@ impl Service {
     /// made by hand without it falls into `default`.
     #[must_use]
     pub fn service_name(&self) -> ServiceName {
-        let namespace = self.metadata.namespace.clone();
-        ServiceName {
-            namespace: namespace.unwrap_or_else(crate::name::Namespace::default_namespace),
-            name: self.metadata.name.clone(),
-        }
+        ServiceName { namespace: self.metadata.owner(), name: self.metadata.name.clone() }
     }
 
     /// The port of that number.
@@ -72,6 +68,28 @@ impl Service {
     #[must_use]
     pub fn port_named(&self, name: &str) -> Option<&ServicePort> {
         self.ports.iter().find(|port| port.name.as_ref().is_some_and(|found| found.as_str() == name))
+    }
+
+    /// Whether `identity` may serve this service: `/ns/<namespace>/sa/<name>` of `local`, the mesh's own trust domain,
+    /// or one listed in the service (decisions.md, being an endpoint). Registry and dialling agent both ask.
+    #[must_use]
+    pub fn may_be_served_by(&self, identity: &SpiffeId, local: &TrustDomain) -> bool {
+        let own = match identity.kind() {
+            IdKind::Workload { namespace, service_account } => {
+                identity.trust_domain() == local
+                    && service_account == self.metadata.name.as_str()
+                    && namespace == self.metadata.owner().as_str()
+            }
+            IdKind::Node(_) | IdKind::Server(_) | IdKind::User(_) | IdKind::Other => false,
+        };
+        own || self.identities.contains(identity)
+    }
+
+    /// Whether an endpoint with these labels has all that the selector asks for.
+    #[must_use]
+    pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
+        let asked = self.selector.iter().flatten();
+        asked.into_iter().all(|(key, value)| labels.get(key) == Some(value))
     }
 
     /// The port a caller means who names none: the only one, else the one named `http` (decisions.md, ports).
