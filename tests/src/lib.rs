@@ -1,7 +1,8 @@
 //! The whole-mesh harness: what a scenario needs to build a mesh, break it and look at it.
 //!
 //! Scenarios (`tests/*.rs`) start the real `weft` binary in network namespaces and real programs
-//! beside it, so nothing here links a plane of the mesh. The pieces:
+//! beside it, so nothing here links a plane of the mesh; only the handshake tests use the tunnels
+//! themselves. The pieces:
 //!
 //! - [`netns`]: hosts as network namespaces on one bridge, links that can be cut;
 //! - [`process`]: child processes that are always ended, with their output in files;
@@ -11,6 +12,7 @@
 //! - [`mesh`]: a server and agents, joined by token, configured by files, driven by the command line;
 //! - [`person`]: a user without privileges, for what one host does alone;
 //! - [`manifest`]: resources as a person writes them;
+//! - [`forge`] and [`handshake`]: certificates of an attacker, and real handshakes that must refuse them;
 //! - [`architecture`]: the invariants of the source tree, as functions over what cargo reports.
 //!
 //! The harness panics with a message that names the cause: its caller is a test.
@@ -18,6 +20,8 @@
 pub mod app;
 pub mod architecture;
 pub mod eventually;
+pub mod forge;
+pub mod handshake;
 pub mod load;
 pub mod manifest;
 pub mod mesh;
