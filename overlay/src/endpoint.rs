@@ -34,6 +34,8 @@ use crate::stall::StallWatch;
 use crate::transport::{Path, Transport, TransportSettings};
 use crate::tunnel::{Role, Tunnel, TunnelParts, canonical};
 
+/// QUIC version 1 (RFC 9000 section 15).
+const QUIC_VERSION_1: u32 = 1;
 /// First packets kept for a handshake that was not looked at yet, for one and for all (security limits).
 const INCOMING_BUFFER_BYTES: u64 = 64 * 1024;
 const INCOMING_BUFFERS_BYTES: u64 = 16 * 1024 * 1024;
@@ -108,6 +110,8 @@ impl Overlay {
 
         let mut config = EndpointConfig::new(keys.reset_key());
         config.min_reset_interval(MIN_RESET_INTERVAL);
+        // quinn also speaks the drafts 29 to 34, which nobody else here does (TLS-04).
+        config.supported_versions(vec![QUIC_VERSION_1]);
         let ids = keys.clone();
         config.cid_generator(move || Box::new(ids.connection_ids()));
         let payload = transport.max_udp_payload();
