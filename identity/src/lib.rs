@@ -27,7 +27,8 @@ pub mod tls;
 #[cfg(feature = "tls")]
 mod x509;
 
-#[cfg(all(test, feature = "ca"))]
+#[cfg(test)]
+#[cfg(feature = "ca")]
 mod forge;
 
 pub use spiffe::{IdKind, InvalidSpiffeId, SpiffeId, SpiffeName, TrustDomain, dns_label};

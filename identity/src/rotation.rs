@@ -288,5 +288,6 @@ fn unit(draw: f64) -> f64 {
     if draw.is_nan() { 1.0 } else { draw.clamp(0.0, 1.0) }
 }
 
-#[cfg(all(test, feature = "ca"))]
+#[cfg(test)]
+#[cfg(feature = "ca")]
 mod tests;

@@ -227,3 +227,7 @@ impl From<TrustBundle> for TrustBundles {
         Self(BTreeMap::from([(bundle.trust_domain().clone(), Arc::new(bundle))]))
     }
 }
+
+#[cfg(test)]
+#[cfg(feature = "ca")]
+mod tests;

@@ -76,7 +76,7 @@ impl SigningAuthority {
             1 => certificates.remove(0),
             _ => return Err(AuthorityError::Pem),
         };
-        let der = pem::private_key(&part.key_pem).ok_or(AuthorityError::Pem)?;
+        let der = Zeroizing::new(pem::private_key(&part.key_pem).ok_or(AuthorityError::Pem)?);
         let key = load_key(&der)?;
         Self::join(certificate, key)
     }

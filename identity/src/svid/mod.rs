@@ -326,3 +326,7 @@ impl fmt::Debug for Svid {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[cfg(feature = "ca")]
+mod tests;

@@ -15,7 +15,8 @@ mod provider;
 mod slot;
 mod verifier;
 
-#[cfg(all(test, feature = "ca"))]
+#[cfg(test)]
+#[cfg(feature = "ca")]
 mod tests;
 
 pub use config::{client_config, server_config};
