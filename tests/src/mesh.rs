@@ -193,7 +193,7 @@ impl Mesh {
     #[track_caller]
     pub fn write_agent_config(&self, host: &str, node: &str, lines: &str) -> PathBuf {
         let path = agent_config(self.host(host));
-        let text = builder::agent_yaml(node, self.host(CTL), lines);
+        let text = builder::agent_yaml(node, self.host(host), self.host(CTL), lines);
         fs::write(&path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         path
     }

@@ -145,8 +145,9 @@ impl Builder {
         format!(
             "cluster: local\ntrustDomain: {TRUST_DOMAIN}\n\
              listen: {{control: \"[::]:7444\", admin: \"127.0.0.1:7401\", metrics: \"127.0.0.1:7402\"}}\n\
-             advertise: [{}]\nstore: {{embedded: {{path: \"{}\"}}}}\n{}",
+             advertise: [\"{}\"]\nstore: {{embedded: {{path: \"{}/server\"}}}}\nrunDir: \"{}/run\"\n{}",
             host.ip4(),
+            state_dir(host).display(),
             state_dir(host).display(),
             self.server_lines
         )
@@ -154,11 +155,13 @@ impl Builder {
 }
 
 /// The configuration of an agent that says it is `node`; `lines` follow what every agent needs.
-pub(super) fn agent_yaml(node: &str, server: &Host, lines: &str) -> String {
+pub(super) fn agent_yaml(node: &str, host: &Host, server: &Host, lines: &str) -> String {
+    let state = state_dir(host);
+    let state = state.display();
     format!(
         "cluster: local\nnode: {node}\nservers: [\"{}:7444\"]\n\
          listen: {{tunnels: \"[::]:7443\", proxy: \"127.0.0.1:7480\", admin: \"127.0.0.1:7401\", \
-         metrics: \"127.0.0.1:7402\"}}\n{lines}",
+         metrics: \"127.0.0.1:7402\"}}\nstateDir: \"{state}/agent\"\nrunDir: \"{state}/run\"\n{lines}",
         server.ip4()
     )
 }
