@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::app;
 use crate::mesh::{install_binary, weft_program};
@@ -12,10 +13,11 @@ use crate::process::Program;
 /// A user id that is nobody's on a usual machine.
 const UID: u32 = 4242;
 
-/// A person on the one host of a network. What they leave in the background ends with the network.
+/// A person on one host of a network. What they leave in the background ends with the network.
 #[derive(Debug)]
 pub struct Person {
-    network: Network,
+    network: Arc<Network>,
+    host: &'static str,
     binary: PathBuf,
     home: PathBuf,
 }
@@ -28,17 +30,30 @@ impl Person {
     /// If the host or the folder cannot be made.
     #[track_caller]
     pub fn new() -> Self {
-        let network = Network::new(&["own"]);
+        let [person] = Self::on(["own"]);
+        person
+    }
+
+    /// A person on each of `hosts`, which reach each other.
+    ///
+    /// # Panics
+    ///
+    /// As [`Person::new`].
+    #[track_caller]
+    pub fn on<const N: usize>(hosts: [&'static str; N]) -> [Self; N] {
+        let network = Arc::new(Network::new(&hosts));
         let binary = install_binary(&network);
-        let home = network.host("own").folder().join("home");
-        let made = fs::DirBuilder::new().mode(0o700).create(&home);
-        made.and_then(|()| chown(&home, Some(UID), Some(UID))).expect("root may make a home for anybody");
-        Self { network, binary, home }
+        hosts.map(|host| Self {
+            home: make_home(network.host(host)),
+            network: Arc::clone(&network),
+            host,
+            binary: binary.clone(),
+        })
     }
 
     /// Their host.
     pub fn host(&self) -> &Host {
-        self.network.host("own")
+        self.network.host(self.host)
     }
 
     /// Their home folder.
@@ -61,4 +76,12 @@ impl Default for Person {
     fn default() -> Self {
         Self::new()
     }
+}
+
+#[track_caller]
+fn make_home(host: &Host) -> PathBuf {
+    let home = host.folder().join("home");
+    let made = fs::DirBuilder::new().mode(0o700).create(&home);
+    made.and_then(|()| chown(&home, Some(UID), Some(UID))).expect("root may make a home for anybody");
+    home
 }
