@@ -1,6 +1,6 @@
 //! Trust bundles: the roots that vouch for one trust domain, and the map of all of them.
 //!
-//! Owns which roots count for which trust domain, and their JWK Set form ([`jwks`]). Roots of two trust
+//! Owns which roots count for which trust domain, and their JWK Set form (`jwks.rs`). Roots of two trust
 //! domains are never pooled: who verifies a chain asks for the bundle of the leaf's own trust domain
 //! first (SPIFFE Federation §7.3).
 

@@ -24,4 +24,4 @@ pub use join::{JoinVerifier, join_config};
 pub use peer::{ExpectedPeer, PeerIdentity, peer_id};
 pub use provider::crypto_provider;
 pub use slot::{BundleSlot, Credential, InboundSvids, SvidSlot};
-pub use verifier::{ClientAuth, PeerRole, SpiffeVerifier, VerifyError, verify_chain};
+pub use verifier::{ClientAuth, PeerRole, SpiffeVerifier, VerifyError, still_trusted, verify_chain};

@@ -69,7 +69,7 @@ pub struct PeerIdentity {
 /// Reads who the peer of an established connection is from the chain it presented, leaf first.
 ///
 /// Only for chains that a handshake of this crate has verified: nothing is verified again. To judge a
-/// chain against bundles that changed since, use [`super::verify_chain`].
+/// chain against bundles that changed since, use [`super::still_trusted`].
 ///
 /// # Errors
 ///

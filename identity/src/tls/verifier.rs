@@ -142,7 +142,7 @@ impl From<VerifyError> for Error {
 
 /// Verifies `chain` (leaf first) against the bundle of its own trust domain, for a peer in `role`.
 ///
-/// Pure; also the way to re-judge a live connection when bundles have changed.
+/// Pure. To judge a live connection again, see [`still_trusted`].
 ///
 /// # Errors
 ///
@@ -198,6 +198,22 @@ pub fn verify_chain(
         )
         .map_err(|source| fault.take().unwrap_or_else(|| untrusted(source)))?;
     Ok(peer_id(chain)?)
+}
+
+/// Whether the chain of a live connection still proves its identity, when bundles or time have changed.
+///
+/// In which role the peer was accepted does not matter any more; one that it may still have is enough.
+///
+/// # Errors
+///
+/// As [`verify_chain`]: the connection must be closed.
+pub fn still_trusted(
+    chain: &[CertificateDer<'_>],
+    bundles: &TrustBundles,
+    now: SystemTime,
+) -> Result<PeerIdentity, VerifyError> {
+    verify_chain(bundles, chain, PeerRole::Server, now)
+        .or_else(|_| verify_chain(bundles, chain, PeerRole::Client, now))
 }
 
 /// An authority out of its time is told apart, since it is mended by waiting or by rotation.

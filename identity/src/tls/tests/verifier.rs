@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use rustls_pki_types::CertificateDer;
 
-use super::super::verifier::{PeerRole, SpiffeVerifier, VerifyError, verify_chain};
+use super::super::verifier::{PeerRole, SpiffeVerifier, VerifyError, still_trusted, verify_chain};
 use super::super::{BundleSlot, ClientAuth, ExpectedPeer, JoinVerifier, PeerIdentity, peer_id};
 use crate::bundle::{TrustBundle, TrustBundles};
 use crate::forge::{self, Authority, Forge, at, domain, id, purposes};
@@ -313,6 +313,18 @@ fn cert_28_a_root_that_left_the_bundle_takes_its_peers_along() {
     let chain = [leaf(&old)];
     assert!(verify(&both, &chain).is_ok());
     assert_untrusted(&new.bundles("td"), &chain);
+    assert!(still_trusted(&chain, &both, at(0)).is_ok());
+    assert!(still_trusted(&chain, &new.bundles("td"), at(0)).is_err());
+    assert!(still_trusted(&chain, &both, at(3600)).is_err());
+}
+
+#[test]
+fn a_live_connection_keeps_the_role_that_its_certificate_allows() {
+    let root = Authority::root("td");
+    for purpose in [oid::SERVER_AUTH, oid::CLIENT_AUTH] {
+        let forge = Forge::leaf(ID).with(oid::EXTENDED_KEY_USAGE, false, purposes(&[purpose]));
+        assert!(still_trusted(&[forge.signed_by(&root)], &root.bundles("td"), at(0)).is_ok());
+    }
 }
 
 #[test]
