@@ -14,6 +14,7 @@ use std::{
 };
 
 use nix::{fcntl::OFlag, unistd::geteuid};
+use weft_policy::code::{self, CodeId};
 use zeroize::Zeroizing;
 
 /// The largest private file that is read: a snapshot of thousands of objects fits, a mistaken path does not.
@@ -84,11 +85,12 @@ pub enum FileError {
 impl FileError {
     /// The catalogue's code.
     #[must_use]
-    pub const fn code(&self) -> &'static str {
+    pub const fn code(&self) -> CodeId {
         match self {
-            Self::Io { .. } | Self::Kind { .. } | Self::TooLarge { .. } => "W5021",
-            Self::Exposed { .. } | Self::ForeignOwner { .. } => "W5022",
-            Self::InUse { .. } => "W5023",
+            Self::Io { .. } | Self::Kind { .. } => code::FILE_UNUSABLE,
+            Self::TooLarge { .. } => code::STATE_DAMAGED,
+            Self::Exposed { .. } | Self::ForeignOwner { .. } => code::KEY_PERMISSIONS,
+            Self::InUse { .. } => code::STATE_IN_USE,
         }
     }
 }

@@ -9,14 +9,13 @@ use std::{
     path::Path,
 };
 
+use nix::errno::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
+use weft_policy::code::{self, CodeId};
 
 /// Connections the kernel holds ready until they are accepted; Linux' own cap is `net.core.somaxconn`, 4,096.
 const BACKLOG: i32 = 4_096;
-/// Asked for as the send and receive buffer of the tunnel socket; the default of 208 KiB loses packets at a few Gbit/s
-/// (performance.md, hazard 6). The kernel gives what `rmem_max` and `wmem_max` allow.
-const UDP_BUFFER_BYTES: usize = 8 * 1024 * 1024;
 /// How many ports above a taken one are tried where any port will do.
 const NEXT_PORTS: u16 = 64;
 /// The most processes whose open files are looked through for the holder of a port.
@@ -113,12 +112,15 @@ impl fmt::Display for Holder {
 impl ListenError {
     /// The catalogue's code.
     #[must_use]
-    pub const fn code(&self) -> &'static str {
-        match self.problem {
-            ListenProblem::Taken { .. } => "W5011",
-            ListenProblem::NotHere => "W5012",
-            ListenProblem::NotPermitted => "W5013",
-            ListenProblem::Io(_) => "W5014",
+    pub fn code(&self) -> CodeId {
+        match &self.problem {
+            ListenProblem::Taken { .. } => code::PORT_IN_USE,
+            ListenProblem::NotHere => code::ADDRESS_NOT_LOCAL,
+            ListenProblem::NotPermitted => code::PORT_NOT_PERMITTED,
+            ListenProblem::Io(error) if error.raw_os_error() == Some(Errno::EMFILE as i32) => {
+                code::FILE_LIMIT
+            }
+            ListenProblem::Io(_) => code::NOT_SUPPORTED_HERE,
         }
     }
 
@@ -172,18 +174,14 @@ pub fn tcp_or_next(address: SocketAddr, purpose: &Purpose) -> Result<TcpListener
     tcp(wanted, purpose)
 }
 
-/// Opens the UDP socket of tunnels, non-blocking, with large buffers. `[::]` takes IPv4 too, as in [`tcp`].
+/// Opens the UDP socket of tunnels, non-blocking. `[::]` takes IPv4 too, as in [`tcp`]. Its buffers are sized by
+/// `weft_overlay::Overlay::bind`.
 ///
 /// # Errors
 ///
 /// [`ListenError`] with the holder of a taken port, when this user may see it.
 pub fn udp(address: SocketAddr, purpose: &Purpose, sharing: Sharing) -> Result<UdpSocket, ListenError> {
     open_shared(address, Type::DGRAM, Protocol::UDP, sharing)
-        .inspect(|socket| {
-            // More than `rmem_max` is quietly cut to it: `weft check` speaks of that, a socket works without.
-            let _ = socket.set_recv_buffer_size(UDP_BUFFER_BYTES);
-            let _ = socket.set_send_buffer_size(UDP_BUFFER_BYTES);
-        })
         .map(UdpSocket::from)
         .map_err(|error| explain(error, address, purpose, Transport::Udp))
 }
@@ -201,12 +199,7 @@ fn open(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socke
     open_shared(address, kind, protocol, Sharing::Alone)
 }
 
-fn open_shared(
-    address: SocketAddr,
-    kind: Type,
-    protocol: Protocol,
-    sharing: Sharing,
-) -> io::Result<Socket> {
+fn open_shared(address: SocketAddr, kind: Type, protocol: Protocol, sharing: Sharing) -> io::Result<Socket> {
     match open_exactly(address, kind, protocol, sharing) {
         Err(error) if address.ip().is_unspecified() && address.is_ipv6() && is_without_ipv6(&error) => {
             open_exactly((Ipv4Addr::UNSPECIFIED, address.port()).into(), kind, protocol, sharing)
@@ -215,12 +208,7 @@ fn open_shared(
     }
 }
 
-fn open_exactly(
-    address: SocketAddr,
-    kind: Type,
-    protocol: Protocol,
-    sharing: Sharing,
-) -> io::Result<Socket> {
+fn open_exactly(address: SocketAddr, kind: Type, protocol: Protocol, sharing: Sharing) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
     if address.is_ipv6() {
         socket.set_only_v6(!address.ip().is_unspecified())?;
@@ -240,7 +228,7 @@ fn open_exactly(
 /// Whether an error means that this host has no IPv6: EAFNOSUPPORT is 97 and EADDRNOTAVAIL 99 on Linux.
 fn is_without_ipv6(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable
-        || error.raw_os_error() == Some(nix::errno::Errno::EAFNOSUPPORT as i32)
+        || error.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32)
 }
 
 #[derive(Clone, Copy)]
@@ -323,7 +311,7 @@ mod tests {
     async fn a_taken_port_names_its_holder() {
         let first = tcp(LOOPBACK, &Purpose::Proxy).unwrap();
         let refused = tcp(first.local_addr().unwrap(), &Purpose::Proxy).unwrap_err();
-        assert_eq!(refused.code(), "W5011");
+        assert_eq!(refused.code(), code::PORT_IN_USE);
         let ListenProblem::Taken { holder: Some(holder) } = &refused.problem else {
             panic!("{refused}");
         };
@@ -354,7 +342,7 @@ mod tests {
     async fn an_address_of_another_host_is_told_apart() {
         let elsewhere = "192.0.2.1:0".parse().unwrap();
         let refused = tcp(elsewhere, &Purpose::Upstream("ledger.shop:80".into())).unwrap_err();
-        assert_eq!(refused.code(), "W5012");
+        assert_eq!(refused.code(), code::ADDRESS_NOT_LOCAL);
         assert!(refused.to_string().contains("upstream ledger.shop:80"));
     }
 

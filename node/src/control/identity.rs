@@ -1,0 +1,110 @@
+//! Keeps SVIDs current: one schedule for the node and one for each local workload.
+//!
+//! When to ask is [`Rotation`]'s to say; the key is born here for each request and never leaves. A renewed SVID is kept on
+//! disk before it is used, and tunnels under the old one are replaced (make before break).
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use rustls_pki_types::CertificateDer;
+use tokio::sync::watch;
+use tonic::transport::Channel;
+use tracing::{info, warn};
+use weft_api::pb::identity::{IssueSvidRequest, identity_client::IdentityClient};
+use weft_identity::{
+    csr::SigningRequest,
+    rotation::{Action, Refusal, Rotation},
+    spiffe::SpiffeId,
+    svid::Svid,
+};
+
+use crate::{local::LocalWorkload, shared::Shared};
+
+/// Whose SVID is kept.
+#[derive(Clone, Debug)]
+pub(crate) enum Holder {
+    /// The node's own.
+    Node,
+    /// A workload's.
+    Workload(Arc<LocalWorkload>),
+}
+
+impl Holder {
+    fn id<'a>(&'a self, shared: &'a Shared) -> &'a SpiffeId {
+        match self {
+            Self::Node => &shared.node_id,
+            Self::Workload(workload) => &workload.identity,
+        }
+    }
+}
+
+/// Keeps one SVID current. Cancel by dropping: what was published stays published.
+pub(crate) async fn keep_fresh(shared: Arc<Shared>, holder: Holder, mut renew_now: watch::Receiver<u64>) {
+    let mut rotation = resume(&shared, &holder);
+    // At most one request is under way; the schedule goes on meanwhile, so that an SVID which expires while no server
+    // answers is withdrawn in time.
+    let mut asking: Option<BoxFuture<'static, Result<Svid, Refusal>>> = None;
+    renew_now.mark_unchanged();
+    loop {
+        match rotation.next(shared.clock.wall()) {
+            Action::Request => asking = Some(Box::pin(ask(Arc::clone(&shared), holder.clone()))),
+            Action::Publish(svid) => shared.publish_svid(&holder, svid),
+            Action::Withdraw => shared.withdraw_svid(&holder),
+            Action::WaitUntil(deadline) => tokio::select! {
+                () = shared.clock.sleep_until_wall(deadline) => {}
+                Ok(()) = renew_now.changed() => rotation.renew_by(shared.clock.wall()),
+                answer = answered(&mut asking) => {
+                    asking = None;
+                    let taken = rotation.handle_answer(answer, shared.clock.wall(), shared.draw());
+                    if let Err(error) = taken {
+                        warn!(id = %holder.id(&shared), %error, "the issued SVID cannot be used");
+                    }
+                }
+            },
+        }
+    }
+}
+
+/// The answer to the request under way; never, when there is none.
+async fn answered(asking: &mut Option<BoxFuture<'static, Result<Svid, Refusal>>>) -> Result<Svid, Refusal> {
+    match asking {
+        Some(request) => request.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Starts from what is on disk, when it is still good.
+fn resume(shared: &Shared, holder: &Holder) -> Rotation {
+    let id = holder.id(shared).clone();
+    let Some(svid) = shared.stored_svid(holder) else { return Rotation::new(id) };
+    let resumed = Rotation::resume(id.clone(), svid, shared.clock.wall(), shared.draw());
+    resumed.unwrap_or_else(|error| {
+        info!(%id, %error, "the SVID on disk cannot be used");
+        Rotation::new(id)
+    })
+}
+
+/// One request to the issuer, once there is a server to ask. A cancelled one leaves nothing behind.
+async fn ask(shared: Arc<Shared>, holder: Holder) -> Result<Svid, Refusal> {
+    let channel = shared.link.channel().await;
+    match request(channel, holder.id(&shared)).await {
+        Ok(svid) => {
+            shared.metrics.renewed(true);
+            Ok(svid)
+        }
+        Err(why) => {
+            shared.metrics.renewed(false);
+            warn!(id = %holder.id(&shared), why, "no SVID was issued");
+            Err(Refusal::default())
+        }
+    }
+}
+
+async fn request(channel: Channel, id: &SpiffeId) -> Result<Svid, String> {
+    let (key, csr) = SigningRequest::create().map_err(|e| e.to_string())?;
+    let request = IssueSvidRequest { spiffe_id: id.to_string(), csr };
+    let answer = IdentityClient::new(channel).issue_svid(request).await;
+    let answer = answer.map_err(|status| status.message().to_owned())?.into_inner();
+    let chain = answer.chain.into_iter().map(CertificateDer::from).collect();
+    Svid::parse(chain, key).map_err(|e| e.to_string())
+}

@@ -1,0 +1,131 @@
+//! The connection to a server: one channel at a time, shared by everything that asks the control plane.
+//!
+//! Owns connecting, in the configured order and with back-off, and who may know of it. Losing the link stops no flow.
+
+use std::{sync::Arc, time::Duration};
+
+use rand::Rng;
+use tokio::sync::watch;
+use tonic::transport::Channel;
+use weft_api::channel::{self, ALPN_H2, ConnectError};
+use weft_identity::{
+    spiffe::TrustDomain,
+    tls::{BundleSlot, ExpectedPeer, SvidSlot, client_config},
+};
+use weft_policy::model::HostPort;
+
+/// First back-off ceiling of reconnecting (decisions.md, endpoints and leases).
+const BACKOFF_BASE: Duration = Duration::from_millis(100);
+/// Last back-off ceiling, unless the server's hint says otherwise.
+pub(crate) const BACKOFF_CAP: Duration = Duration::from_millis(1_500);
+
+/// The link as others see it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LinkState {
+    /// The channel, while there is one whose discovery stream is up.
+    pub(crate) channel: Option<Channel>,
+    /// Whom it leads to.
+    pub(crate) server: String,
+    /// Why there is none, for status and logs.
+    pub(crate) why_not: String,
+}
+
+/// Who can reach a server, and how.
+#[derive(Clone, Debug)]
+pub(crate) struct Link {
+    servers: Arc<[HostPort]>,
+    trust_domain: TrustDomain,
+    slot: SvidSlot,
+    bundles: BundleSlot,
+    state: Arc<watch::Sender<LinkState>>,
+}
+
+impl Link {
+    /// A link that is not up yet.
+    pub(crate) fn new(
+        servers: Vec<HostPort>,
+        trust_domain: TrustDomain,
+        slot: SvidSlot,
+        bundles: BundleSlot,
+    ) -> Self {
+        let state = Arc::new(watch::Sender::new(LinkState::default()));
+        Self { servers: servers.into(), trust_domain, slot, bundles, state }
+    }
+
+    /// The state now.
+    pub(crate) fn state(&self) -> LinkState {
+        self.state.borrow().clone()
+    }
+
+    /// Whether a server is connected.
+    pub(crate) fn is_up(&self) -> bool {
+        self.state.borrow().channel.is_some()
+    }
+
+    /// The channel, as soon as there is one. Cancel-safe.
+    pub(crate) async fn channel(&self) -> Channel {
+        let mut changes = self.state.subscribe();
+        loop {
+            if let Some(channel) = changes.borrow_and_update().channel.clone() {
+                return channel;
+            }
+            if changes.changed().await.is_err() {
+                // The link is gone because the agent ends; whoever waits is about to be dropped.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Tries every server once, in order.
+    pub(crate) async fn connect(&self) -> Result<(Channel, String), ConnectError> {
+        let expected = ExpectedPeer::AnyServerOf(self.trust_domain.clone());
+        let tls = client_config(Some(self.slot.clone()), self.bundles.clone(), expected, &[ALPN_H2]);
+        let name = crate::join::server_name(&self.servers);
+        let channel = channel::connect(&self.servers, Arc::new(tls), &name).await?;
+        let servers: Vec<_> = self.servers.iter().map(ToString::to_string).collect();
+        Ok((channel, servers.join(",")))
+    }
+
+    /// Notes each change of the link from now on.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<LinkState> {
+        self.state.subscribe()
+    }
+
+    /// Tells everybody that the channel can be used.
+    pub(crate) fn up(&self, channel: Channel, server: String) {
+        self.state.send_replace(LinkState { channel: Some(channel), server, why_not: String::new() });
+    }
+
+    /// Tells everybody that there is none.
+    pub(crate) fn down(&self, why_not: String) {
+        self.state.send_modify(|state| {
+            state.channel = None;
+            state.why_not = why_not;
+        });
+    }
+}
+
+/// The wait before attempt `failures` (counted from 1): uniform up to a ceiling that doubles from 100 ms to `cap`.
+pub(crate) fn back_off(failures: u32, cap: Duration, rng: &mut impl Rng) -> Duration {
+    let ceiling = BACKOFF_BASE.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(cap);
+    ceiling.mul_f64(rng.random_range(0.0..=1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng as _, rngs::StdRng};
+
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_cap_with_full_jitter() {
+        let mut rng = StdRng::seed_from_u64(7);
+        for failures in 1..40 {
+            let ceiling = Duration::from_millis(100 * 2_u64.pow(failures.min(5) - 1)).min(BACKOFF_CAP);
+            let wait = back_off(failures, BACKOFF_CAP, &mut rng);
+            assert!(wait <= ceiling.max(BACKOFF_CAP), "{failures}: {wait:?}");
+        }
+        let longest = (0..200).map(|_| back_off(9, BACKOFF_CAP, &mut rng)).max().unwrap();
+        assert!(longest > BACKOFF_CAP / 2 && longest <= BACKOFF_CAP);
+    }
+}

@@ -1,0 +1,109 @@
+//! Registers this node's workloads, and registers them again whenever a server is reached anew.
+
+use std::{collections::HashMap, sync::Arc};
+
+use tonic::{Code, Status};
+use tracing::{debug, info, warn};
+use weft_api::{
+    fault::{Fault, status_to_fault},
+    pb::discovery::{RegisterRequest, RegisterResponse, UnregisterRequest, discovery_client::DiscoveryClient},
+};
+use weft_policy::name::{EndpointLabel, ServiceName};
+
+use crate::{
+    local::{LocalWorkload, Registration},
+    shared::Shared,
+};
+
+/// Registers every workload each time the link comes up. Cancel by dropping.
+pub(crate) async fn keep_registered(shared: Arc<Shared>) {
+    let mut changes = shared.link.subscribe();
+    loop {
+        let up = changes.borrow_and_update().channel.is_some();
+        if up {
+            for workload in shared.locals.all() {
+                if let Err(fault) = register(&shared, &workload).await {
+                    warn!(identity = %workload.identity, code = %fault.code, what = fault.what, "not registered");
+                }
+            }
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Registers one workload, with the label it had if it had one.
+///
+/// # Errors
+///
+/// The server's refusal, as a person meets it. Cancel-safe: registering again is harmless.
+pub(crate) async fn register(shared: &Arc<Shared>, workload: &Arc<LocalWorkload>) -> Result<(), Fault> {
+    let channel = shared.link.channel().await;
+    let request = request(shared, workload);
+    let answer = DiscoveryClient::new(channel).register(request).await.map_err(|status| refusal(&status))?;
+    let registration = read(&answer.into_inner(), workload).map_err(|what| Fault::new("W6006", what))?;
+    shared.keep_label(workload, &registration.label);
+    let now = shared.clock.now();
+    for service in &registration.services {
+        let is_new = workload.registration().is_none_or(|old| !old.services.contains(service));
+        if is_new {
+            shared.demand.pin(service, now);
+        }
+    }
+    info!(identity = %workload.identity, services = registration.services.len(), "registered");
+    shared.registered(workload, registration);
+    Ok(())
+}
+
+fn refusal(status: &Status) -> Fault {
+    debug!(code = ?status.code(), message = status.message(), "registration refused");
+    status_to_fault(status)
+}
+
+fn request(shared: &Shared, workload: &LocalWorkload) -> RegisterRequest {
+    let ports: HashMap<_, _> = workload.ports.iter().map(|(key, at)| (key.clone(), at.to_string())).collect();
+    let label = workload.registration().map(|known| known.label.clone()).or_else(|| shared.kept_label(workload));
+    RegisterRequest {
+        namespace: workload.namespace.to_string(),
+        name: workload.name.to_string(),
+        identity: workload.identity.to_string(),
+        services: if ports.is_empty() { Vec::new() } else { vec![workload.account.to_string()] },
+        ports,
+        weight: 1,
+        region: String::new(),
+        zone: String::new(),
+        label: label.map(|label| label.to_string()).unwrap_or_default(),
+        uid: workload.uid,
+        boot: shared.boot,
+    }
+}
+
+fn read(answer: &RegisterResponse, workload: &LocalWorkload) -> Result<Registration, String> {
+    let label: EndpointLabel = answer.label.parse().map_err(|e| format!("the server gave no label: {e}"))?;
+    let services = answer.services.iter().map(|name| {
+        let name = name.split('.').next().unwrap_or(name);
+        let name = name.parse().map_err(|e| format!("the server named a service {name:?}: {e}"))?;
+        Ok(ServiceName::new(workload.namespace.clone(), name))
+    });
+    let services = services.collect::<Result<_, String>>()?;
+    Ok(Registration { label, services, allowed_uids: answer.allowed_uids.clone() })
+}
+
+/// Withdraws a workload. Without a server it is withdrawn when the agent next says which workloads it has.
+pub(crate) async fn unregister(shared: &Arc<Shared>, workload: &LocalWorkload) {
+    if let Some(known) = workload.registration() {
+        known.services.iter().for_each(|service| shared.demand.unpin(service));
+    }
+    let Some(channel) = shared.link.state().channel else { return };
+    let request = UnregisterRequest {
+        namespace: workload.namespace.to_string(),
+        name: workload.name.to_string(),
+        boot: shared.boot,
+    };
+    match DiscoveryClient::new(channel).unregister(request).await {
+        Ok(_) => info!(identity = %workload.identity, "unregistered"),
+        Err(status) if status.code() == Code::NotFound => {}
+        Err(status) => warn!(identity = %workload.identity, error = status.message(), "not unregistered"),
+    }
+}

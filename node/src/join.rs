@@ -1,0 +1,234 @@
+//! Joining a mesh: from a one-use token to the node's own SVID on disk.
+//!
+//! Owns what a joined node keeps: `node.pem` (SVID and key), `bundle.json` (roots) and `join.json` (who it joined). The
+//! first contact is already authenticated: the server must chain to a root whose fingerprint the token carries and be
+//! `/server/*` of the token's trust domain. The key is born here and stays here.
+
+use std::{sync::Arc, time::Duration};
+
+use rustls_pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
+use tonic::transport::Channel;
+use weft_api::{
+    channel::{self, ALPN_H2, ConnectError},
+    fault::{Fault, status_to_fault},
+    pb::identity::{GetBundleResponse, JoinRequest, JoinResponse, identity_client::IdentityClient},
+    token::{JoinToken, Subject},
+};
+use weft_identity::{
+    bundle::{BundleError, TrustBundle},
+    csr::{CsrError, SigningRequest},
+    spiffe::{SpiffeId, TrustDomain},
+    svid::{Svid, SvidError},
+    tls::{JoinVerifier, join_config},
+};
+use weft_policy::model::HostPort;
+
+use crate::{
+    config::Config,
+    files::{FileError, StateDir},
+};
+
+/// The node's SVID and key, PEM.
+pub(crate) const NODE_PEM: &str = "node.pem";
+/// The trust bundle, a SPIFFE bundle document.
+pub(crate) const BUNDLE: &str = "bundle.json";
+/// Who was joined.
+pub(crate) const JOIN_RECORD: &str = "join.json";
+/// The largest of these files, in bytes: a bundle's own bound.
+pub(crate) const MAX_FILE_BYTES: u64 = 1 << 20;
+/// How long the whole join may take.
+const JOIN_WITHIN: Duration = Duration::from_secs(30);
+
+/// What a node knows of the mesh it joined.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct JoinRecord {
+    pub(crate) spiffe_id: String,
+    pub(crate) trust_domain: String,
+    pub(crate) namespace: String,
+    pub(crate) cluster: String,
+    pub(crate) servers: Vec<String>,
+}
+
+/// The outcome of a join.
+#[derive(Clone, Debug)]
+pub struct Joined {
+    /// The node's identity.
+    pub spiffe_id: SpiffeId,
+    /// The namespace that its workloads belong to when they name none.
+    pub namespace: String,
+    /// The cluster.
+    pub cluster: String,
+    /// The servers, of which one answered.
+    pub server: String,
+}
+
+/// Why a join failed. Nothing was written then, unless it says so.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// The token is for a person.
+    #[error("the token is not for a node")]
+    NotForNode,
+    /// The token is for another node than the configuration names.
+    #[error("the token is for node {token}, this is node {node}")]
+    OtherNode {
+        /// Whom it is for.
+        token: String,
+        /// Who this is.
+        node: String,
+    },
+    /// No server could be reached, or none proved to be of the token's mesh.
+    #[error("cannot connect to a server of the mesh")]
+    Connect(#[source] ConnectError),
+    /// The server refused.
+    #[error("the server refused: {}", .0.message())]
+    Refused(tonic::Status),
+    /// The server did not answer in time.
+    #[error("no answer within {JOIN_WITHIN:?}")]
+    TimedOut,
+    /// The server's roots are not the ones the token names.
+    #[error("the server's bundle does not match the token")]
+    Bundle(#[source] Option<BundleError>),
+    /// No key or request could be made.
+    #[error("cannot make a key")]
+    Request(#[source] CsrError),
+    /// What the server issued is not an SVID for this node.
+    #[error("the server issued something that is not an SVID of this node")]
+    Svid(#[source] Option<SvidError>),
+    /// The state could not be written.
+    #[error("cannot keep the identity")]
+    File(#[from] FileError),
+    /// No runtime could be made.
+    #[error("cannot start the runtime")]
+    Runtime(#[source] std::io::Error),
+}
+
+impl JoinError {
+    /// The error as a person meets it.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        let again = "on the server's host: weft token create --for agent --node NAME";
+        let mut fault = match self {
+            Self::NotForNode => Fault::new("W7007", "this token is not for an agent").fix(again),
+            Self::OtherNode { .. } => Fault::new("W7004", self.to_string()).fix(again),
+            Self::Connect(error) if error.is_tls_refusal() => {
+                Fault::new("W7006", "the server is not the one that the token names").fix(again)
+            }
+            Self::Connect(_) | Self::TimedOut => Fault::new("W6001", "no server of the mesh can be reached")
+                .fix("check that TCP port 7444 of the server is open from here")
+                .fix("weft agent join --token-file FILE"),
+            Self::Refused(status) => return status_to_fault(status),
+            Self::Bundle(_) => Fault::new("W7006", self.to_string()).fix(again),
+            Self::Request(_) | Self::Runtime(_) => Fault::new("W9001", self.to_string()),
+            Self::Svid(_) => Fault::new("W3004", self.to_string()).fix(again),
+            Self::File(error) => return error.fault(),
+        };
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            fault = fault.why(cause.to_string());
+            source = cause.source();
+        }
+        fault
+    }
+}
+
+/// Whether the state directory of `config` holds the identity of a joined node.
+#[must_use]
+pub fn is_joined(config: &Config) -> bool {
+    let present = |name: &str| config.state_dir.join(name).is_file();
+    present(NODE_PEM) && present(BUNDLE) && present(JOIN_RECORD)
+}
+
+/// Joins the mesh that `token` names, and keeps the identity in the state directory. Blocks.
+///
+/// # Errors
+///
+/// [`JoinError`]; the token may be used up when it is [`JoinError::Svid`] or [`JoinError::File`].
+pub fn join(token: &JoinToken, config: &Config) -> Result<Joined, JoinError> {
+    let Subject::Node(node) = &token.subject else { return Err(JoinError::NotForNode) };
+    if node != config.node.as_str() {
+        return Err(JoinError::OtherNode { token: node.clone(), node: config.node.to_string() });
+    }
+    let state = StateDir::open(&config.state_dir)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(JoinError::Runtime)?;
+    let outcome = runtime.block_on(async { tokio::time::timeout(JOIN_WITHIN, ask(token, node)).await });
+    let (response, key) = outcome.map_err(|_| JoinError::TimedOut)??;
+    keep(token, &response, key, &state)
+}
+
+/// A connection to a server that the token vouches for.
+async fn connect(token: &JoinToken) -> Result<Channel, JoinError> {
+    let verifier = JoinVerifier::new(token.trust_domain.clone(), token.fingerprints.iter().copied());
+    let tls = Arc::new(join_config(verifier, &[ALPN_H2]));
+    channel::connect(&token.servers, tls, &server_name(&token.servers)).await.map_err(JoinError::Connect)
+}
+
+/// The SNI towards a server: its own host name; who it must be is said by the verifier, not by the name.
+pub(crate) fn server_name(servers: &[HostPort]) -> String {
+    let host = servers.first().map_or("server", |server| server.host.as_str());
+    host.to_owned()
+}
+
+async fn ask(
+    token: &JoinToken,
+    node: &str,
+) -> Result<(JoinResponse, rustls_pki_types::PrivateKeyDer<'static>), JoinError> {
+    let channel = connect(token).await?;
+    let (key, csr) = SigningRequest::create().map_err(JoinError::Request)?;
+    let request = JoinRequest {
+        secret: token.secret().to_owned(),
+        node: node.to_owned(),
+        csr,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let response = IdentityClient::new(channel).join(request).await.map_err(JoinError::Refused)?;
+    Ok((response.into_inner(), key))
+}
+
+fn keep(
+    token: &JoinToken,
+    response: &JoinResponse,
+    key: rustls_pki_types::PrivateKeyDer<'static>,
+    state: &StateDir,
+) -> Result<Joined, JoinError> {
+    let bundle = response.bundle.as_ref().ok_or(JoinError::Bundle(None))?;
+    let bundle = read_bundle(bundle, &token.trust_domain).map_err(|e| JoinError::Bundle(Some(e)))?;
+    if !bundle.fingerprints().iter().any(|found| token.fingerprints.contains(found)) {
+        return Err(JoinError::Bundle(None));
+    }
+    let chain = response.chain.iter().map(|der| CertificateDer::from(der.clone())).collect();
+    let svid = Svid::parse(chain, key).map_err(|e| JoinError::Svid(Some(e)))?;
+    if svid.id().to_string() != response.spiffe_id || svid.id().trust_domain() != &token.trust_domain {
+        return Err(JoinError::Svid(None));
+    }
+    let record = JoinRecord {
+        spiffe_id: svid.id().to_string(),
+        trust_domain: token.trust_domain.to_string(),
+        namespace: response.namespace.clone(),
+        cluster: response.cluster.clone(),
+        servers: token.servers.iter().map(ToString::to_string).collect(),
+    };
+    let joined = Joined {
+        spiffe_id: svid.id().clone(),
+        namespace: record.namespace.clone(),
+        cluster: record.cluster.clone(),
+        server: record.servers.join(", "),
+    };
+    // The record is written last: without it the node counts as not joined.
+    state.write(NODE_PEM, svid.to_pem().as_bytes())?;
+    state.write(BUNDLE, bundle.to_jwks().as_bytes())?;
+    let text = serde_json::to_vec_pretty(&record).unwrap_or_default();
+    state.write(JOIN_RECORD, &text)?;
+    Ok(joined)
+}
+
+/// The bundle of a message, for the trust domain that is expected and no other.
+pub(crate) fn read_bundle(message: &GetBundleResponse, expected: &TrustDomain) -> Result<TrustBundle, BundleError> {
+    let roots = message.roots.iter().map(|der| CertificateDer::from(der.clone())).collect();
+    let domain: Result<TrustDomain, _> = message.trust_domain.parse();
+    match domain {
+        Ok(domain) if domain == *expected => TrustBundle::new(domain, roots, message.sequence),
+        Ok(_) | Err(_) => Err(BundleError::NoKeys),
+    }
+}

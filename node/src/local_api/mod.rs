@@ -1,0 +1,140 @@
+//! What local people and `weft run` ask of the agent, over `agent.sock`.
+//!
+//! The caller is who the kernel says it is. Only the agent's own user, root, or a user whom the enrollment names may
+//! speak as a workload (decisions.md, speaking as a workload).
+
+mod runs;
+mod status;
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use tokio::sync::mpsc;
+use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
+use tonic::{Code, Request, Response, Status};
+use tracing::info;
+use weft_api::{
+    channel::PeerCred,
+    fault::{Fault, fault_to_status},
+    pb::agent::{
+        AgentStatusRequest, AgentStatusResponse, Denial, DenialsRequest, DenialsResponse, DrainRequest, DrainResponse,
+        RunEvent, RunRequest, SpeakEvent, SpeakRequest, agent_server,
+    },
+};
+
+use crate::{listeners::Listeners, local::LocalWorkload, shared::Shared};
+
+/// The longest drain that may be asked for.
+const MAX_DRAIN: Duration = Duration::from_secs(24 * 3_600);
+/// Refusals told at once (agent.proto).
+const MAX_DENIALS: u32 = 100;
+
+/// The service behind `agent.sock`.
+#[derive(Clone)]
+pub(crate) struct LocalApi {
+    shared: Arc<Shared>,
+    listeners: Listeners,
+    drained: mpsc::Sender<()>,
+}
+
+type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl LocalApi {
+    /// `drained` is told once a drain that was asked for here has ended.
+    pub(crate) const fn new(shared: Arc<Shared>, listeners: Listeners, drained: mpsc::Sender<()>) -> Self {
+        Self { shared, listeners, drained }
+    }
+
+    fn uid<T>(request: &Request<T>) -> Result<u32, Status> {
+        let peer = request.extensions().get::<PeerCred>();
+        peer.map(|peer| peer.uid).ok_or_else(|| Status::unauthenticated("the caller is not known"))
+    }
+
+    /// Whether that user may do as it likes here.
+    fn is_owner(uid: u32) -> bool {
+        uid == 0 || uid == nix::unistd::geteuid().as_raw()
+    }
+
+    /// Whether that user may speak as the workload.
+    fn may_speak(uid: u32, workload: &LocalWorkload) -> bool {
+        let named = || workload.registration().is_some_and(|known| known.allowed_uids.contains(&uid));
+        Self::is_owner(uid) && workload.uid.is_none_or(|owner| owner == uid || uid == 0 || owner == nix::unistd::geteuid().as_raw())
+            || workload.uid == Some(uid)
+            || named()
+    }
+}
+
+#[tonic::async_trait]
+impl agent_server::Agent for LocalApi {
+    type RunStream = Events<RunEvent>;
+    type SpeakStream = Events<SpeakEvent>;
+
+    async fn run(&self, request: Request<RunRequest>) -> Result<Response<Self::RunStream>, Status> {
+        let uid = Self::uid(&request)?;
+        let started = runs::start(&self.shared, &self.listeners, uid, request.into_inner()).await;
+        let (event, guard) = started.map_err(|(code, fault)| fault_to_status(code, &fault))?;
+        info!(workload = event.workload_id, uid, "program started");
+        Ok(Response::new(held_open(event, guard)))
+    }
+
+    async fn speak(&self, request: Request<SpeakRequest>) -> Result<Response<Self::SpeakStream>, Status> {
+        let uid = Self::uid(&request)?;
+        let wanted = request.into_inner().identity;
+        let spoken = runs::speak(&self.shared, &self.listeners, uid, &wanted).await;
+        let (event, guard) = spoken.map_err(|(code, fault)| fault_to_status(code, &fault))?;
+        Ok(Response::new(held_open(event, guard)))
+    }
+
+    async fn status(&self, request: Request<AgentStatusRequest>) -> Result<Response<AgentStatusResponse>, Status> {
+        Self::uid(&request)?;
+        Ok(Response::new(status::status(&self.shared, &self.listeners)))
+    }
+
+    async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
+        let uid = Self::uid(&request)?;
+        if !Self::is_owner(uid) {
+            let fault = Fault::new("W6101", "only the agent's own user and root may drain it");
+            return Err(fault_to_status(Code::PermissionDenied, &fault));
+        }
+        let deadline = Duration::from_millis(request.into_inner().deadline_ms).min(MAX_DRAIN);
+        let flows_cut = self.shared.drain.drain(deadline, &self.shared.clock).await;
+        // The one who waits for the end may have left already.
+        let _ = self.drained.try_send(());
+        Ok(Response::new(DrainResponse { flows_cut: flows_cut as u64 }))
+    }
+
+    async fn denials(&self, request: Request<DenialsRequest>) -> Result<Response<DenialsResponse>, Status> {
+        let uid = Self::uid(&request)?;
+        let limit = request.into_inner().limit.clamp(1, MAX_DENIALS) as usize;
+        let may_see = |refusal: &crate::denials::Refusal| Self::is_owner(uid) || refusal.uid == Some(uid);
+        let denials = self.shared.denials.latest(limit, may_see).into_iter().map(told).collect();
+        Ok(Response::new(DenialsResponse { denials }))
+    }
+}
+
+fn told(refusal: crate::denials::Refusal) -> Denial {
+    Denial {
+        time: status::rfc3339(refusal.time),
+        id: refusal.id,
+        code: refusal.code,
+        source: refusal.source,
+        service: refusal.service,
+        port: u32::from(refusal.port),
+        what: refusal.what,
+        why: refusal.why,
+        fix: refusal.fix,
+        direction: refusal.direction.to_owned(),
+    }
+}
+
+/// A stream of one event that stays open, and keeps `guard`, until the caller goes away.
+fn held_open<T: Send + 'static, G: Send + 'static>(event: T, guard: G) -> Events<T> {
+    let (sender, receiver) = mpsc::channel(1);
+    // A new channel of size one takes the first event.
+    let _ = sender.try_send(Ok(event));
+    let stream = ReceiverStream::new(receiver).map(move |item| {
+        // The guard and the sender live as long as the stream does.
+        let _held = (&guard, &sender);
+        item
+    });
+    Box::pin(stream)
+}

@@ -1,0 +1,117 @@
+//! The agent's state in the words of `agent.proto`.
+
+use std::time::SystemTime;
+
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use weft_api::pb::agent::{AgentProblem, AgentStatusResponse, TunnelStatus, WorkloadStatus};
+use weft_overlay::Role;
+
+use crate::{drain::Phase, listeners::Listeners, local::LocalWorkload, shared::Shared};
+
+/// Tells everything at once.
+pub(super) fn status(shared: &Shared, listeners: &Listeners) -> AgentStatusResponse {
+    let link = shared.link.state();
+    let node = shared.node_slot.load();
+    let addresses = listeners.addresses();
+    AgentStatusResponse {
+        node: shared.config.node.to_string(),
+        spiffe_id: shared.node_id.to_string(),
+        trust_domain: shared.trust_domain.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        server_connected: link.channel.is_some(),
+        server: link.server,
+        revision: shared.state.revision().0,
+        draining: shared.drain.phase() != Phase::Serving,
+        workloads: shared.locals.all().iter().map(|workload| workload_status(workload, listeners)).collect(),
+        tunnels: shared.planes().iter().flat_map(tunnels).collect(),
+        flows: shared.flows.len() as u64,
+        tunnels_address: addresses.tunnels.to_string(),
+        proxy_address: addresses.proxy.to_string(),
+        metrics_address: addresses.metrics.to_string(),
+        admin_address: addresses.admin.to_string(),
+        problems: problems(shared, &link.why_not),
+        svid_not_after: node.map(|held| rfc3339(held.svid().validity().not_after)).unwrap_or_default(),
+        boot: shared.boot,
+    }
+}
+
+fn workload_status(workload: &LocalWorkload, listeners: &Listeners) -> WorkloadStatus {
+    let held = workload.slot.load();
+    let svid = held.as_ref().map(|held| held.svid());
+    let services = workload.registration().map(|known| known.services.iter().map(ToString::to_string).collect());
+    WorkloadStatus {
+        identity: workload.identity.to_string(),
+        namespace: workload.namespace.to_string(),
+        name: workload.name.to_string(),
+        services: services.unwrap_or_default(),
+        svid_not_before: svid.map(|svid| rfc3339(svid.validity().not_before)).unwrap_or_default(),
+        svid_not_after: svid.map(|svid| rfc3339(svid.validity().not_after)).unwrap_or_default(),
+        registered: workload.registration().is_some(),
+        serial: svid.map(|svid| svid.serial().to_string()).unwrap_or_default(),
+        chain_pem: svid.map(|svid| svid.chain_pem()).unwrap_or_default(),
+        proxy_port: u32::from(listeners.proxy_port_of(workload).unwrap_or_default()),
+    }
+}
+
+fn tunnels(plane: &crate::shared::Plane) -> Vec<TunnelStatus> {
+    let pooled = plane.pool.tunnels();
+    let source_of = |id: u64| pooled.iter().find(|(_, tunnel)| tunnel.id() == id).map(|(key, _)| key.source.to_string());
+    let all = plane.overlay.tunnels();
+    all.iter()
+        .map(|tunnel| {
+            let stats = tunnel.stats();
+            let peer = tunnel.peer().id.to_string();
+            let (source, destination, direction) = match tunnel.role() {
+                Role::Dialled => (source_of(tunnel.id()).unwrap_or_default(), peer, "outbound"),
+                Role::Accepted => (peer, tunnel.server_name().unwrap_or_default().to_owned(), "inbound"),
+            };
+            TunnelStatus {
+                source,
+                destination,
+                address: tunnel.remote_address().to_string(),
+                rtt_us: u64::try_from(stats.rtt.as_micros()).unwrap_or(u64::MAX),
+                streams: tunnel.streams_active() as u64,
+                mtu: u32::from(stats.mtu),
+                direction: direction.to_owned(),
+                group: String::new(),
+            }
+        })
+        .collect()
+}
+
+/// What a person should see to, worst first.
+fn problems(shared: &Shared, why_not: &str) -> Vec<AgentProblem> {
+    let mut problems = Vec::new();
+    let now = shared.clock.wall();
+    for workload in shared.locals.all() {
+        let held = workload.slot.load();
+        if held.is_none_or(|held| !held.svid().validity().contains(now)) {
+            problems.push(AgentProblem {
+                code: "W3005".to_owned(),
+                what: format!("{} has no valid certificate: calls from and to it are refused", workload.identity),
+                fix: vec!["weft status".to_owned()],
+            });
+        }
+        if workload.registration().is_none() && shared.link.is_up() {
+            problems.push(AgentProblem {
+                code: "W7009".to_owned(),
+                what: format!("{} is not registered: no enrollment allows it on this node", workload.identity),
+                fix: vec!["weft get workloadenrollments -A".to_owned()],
+            });
+        }
+    }
+    if !shared.link.is_up() {
+        let why = if why_not.is_empty() { "not connected yet" } else { why_not };
+        problems.push(AgentProblem {
+            code: "W6001".to_owned(),
+            what: format!("no server is connected ({why}); what is known goes on working"),
+            fix: vec!["weft status".to_owned()],
+        });
+    }
+    problems
+}
+
+/// A time as people and programs read it.
+pub(crate) fn rfc3339(time: SystemTime) -> String {
+    OffsetDateTime::from(time).replace_nanosecond(0).unwrap_or(OffsetDateTime::UNIX_EPOCH).format(&Rfc3339).unwrap_or_default()
+}

@@ -1,0 +1,303 @@
+//! What every part of the agent sees: one struct of handles, made once in `node.rs`.
+//!
+//! Owns the moments at which something new comes into force: a snapshot, a bundle, an SVID, a registration. In each, what
+//! is kept on disk is written by the rules of [`crate::files`], and what lives under the old value is dealt with.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use rand::{Rng as _, rngs::StdRng};
+use rustls_pki_types::CertificateDer;
+use tracing::{info, warn};
+use weft_api::{convert::discovery as convert, pb::discovery, record::view_digest};
+use weft_identity::{
+    bundle::{TrustBundle, TrustBundles},
+    spiffe::{SpiffeId, TrustDomain},
+    svid::Svid,
+    tls::{BundleSlot, InboundSvids, SvidSlot},
+};
+use weft_overlay::{CloseCode, Overlay, TunnelPool};
+use weft_policy::{
+    model::HostPort,
+    name::{EndpointLabel, Namespace},
+    snapshot::{Delta, Revision, Snapshot, SnapshotContext, View, ViewObject},
+};
+
+use crate::{
+    clock::Clock,
+    config::Config,
+    control::{demand::Demand, identity::Holder, link::Link},
+    denials::Denials,
+    drain::Drain,
+    files::StateDir,
+    flows::FlowTable,
+    join,
+    local::{LocalWorkload, LocalWorkloads, Registration},
+    outbound::balancers::Balancers,
+    state::State,
+    telemetry::Telemetry,
+};
+
+/// The last good view, as a full `Delta` message.
+const SNAPSHOT: &str = "snapshot.bin";
+/// The labels of this node's endpoints, by `namespace/name`.
+const LABELS: &str = "labels.json";
+/// The largest snapshot read back: 1,000 destinations of 64 KiB.
+pub(crate) const MAX_SNAPSHOT_BYTES: u64 = 64 << 20;
+
+/// Everything that more than one part of the agent needs.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) clock: Clock,
+    pub(crate) files: StateDir,
+    pub(crate) node_id: SpiffeId,
+    pub(crate) trust_domain: TrustDomain,
+    pub(crate) namespace: Namespace,
+    pub(crate) cluster: String,
+    pub(crate) boot: u64,
+    /// Where peers reach this agent's tunnels; known once the socket is bound.
+    pub(crate) advertise: Vec<HostPort>,
+    pub(crate) state: State,
+    pub(crate) locals: LocalWorkloads,
+    pub(crate) inbound_svids: InboundSvids,
+    pub(crate) bundles: BundleSlot,
+    pub(crate) node_slot: SvidSlot,
+    pub(crate) link: Link,
+    pub(crate) demand: Demand,
+    pub(crate) flows: FlowTable,
+    pub(crate) balancers: Balancers,
+    pub(crate) denials: Denials,
+    pub(crate) drain: Drain,
+    pub(crate) telemetry: Telemetry,
+    pub(crate) metrics: Arc<crate::telemetry::metrics::NodeMetrics>,
+    /// The workers' tunnels.
+    pub(crate) planes: Mutex<Vec<Plane>>,
+    pub(crate) labels: Mutex<BTreeMap<String, String>>,
+    pub(crate) sequence: AtomicU64,
+    pub(crate) rng: Mutex<StdRng>,
+}
+
+/// One worker's side of the wire.
+#[derive(Clone)]
+pub(crate) struct Plane {
+    pub(crate) overlay: Overlay,
+    pub(crate) pool: TunnelPool,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("node", &self.node_id).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// Uses the agent's random numbers. Not for keys: those come from the crypto provider.
+    pub(crate) fn with_rng<T>(&self, use_it: impl FnOnce(&mut StdRng) -> T) -> T {
+        use_it(&mut self.rng.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A uniform draw in `0.0..1.0`.
+    pub(crate) fn draw(&self) -> f64 {
+        self.with_rng(|rng| rng.random_range(0.0..1.0))
+    }
+
+    /// The workers' tunnels, as they are now.
+    pub(crate) fn planes(&self) -> Vec<Plane> {
+        self.planes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts a snapshot in force, then decides every live flow again.
+    pub(crate) fn publish(&self, snapshot: Snapshot) {
+        self.close_older_boots(&snapshot);
+        self.metrics.revision(snapshot.revision().0);
+        self.state.publish(snapshot);
+        // Loaded again: what is in force now is what must decide.
+        if let Some(snapshot) = self.state.load() {
+            self.balancers.reconcile(&snapshot, self.clock.now());
+            let cut = self.flows.decide_again(&snapshot);
+            if cut > 0 {
+                info!(flows = cut, revision = %snapshot.revision(), "flows cut: the new rules refuse them");
+            }
+        }
+    }
+
+    /// Closes tunnels to agents that have started again since (decisions.md, endpoints and leases).
+    fn close_older_boots(&self, next: &Snapshot) {
+        let Some(old) = self.state.load() else { return };
+        for (_, object) in next.view().iter() {
+            let ViewObject::Endpoint(endpoint) = object else { continue };
+            let Some(ViewObject::Endpoint(before)) = old.view().get(&object.key()) else { continue };
+            if before.boot < endpoint.boot {
+                for plane in self.planes() {
+                    plane.pool.close_where(CloseCode::OlderBoot, |key| key.destination == endpoint.identity);
+                }
+            }
+        }
+    }
+
+    /// Keeps the view for a restart without a server.
+    pub(crate) fn persist(&self, revision: Revision, view: &View) {
+        let message = convert::delta_to_message(&Delta::full(view, revision), view_digest(view));
+        let bytes = prost::Message::encode_to_vec(&message);
+        if let Err(error) = self.files.write(SNAPSHOT, &bytes) {
+            warn!(%error, "the snapshot is in force, but cannot be kept for a restart");
+        }
+    }
+
+    /// The sequence of the bundle in force.
+    pub(crate) fn bundle_sequence(&self) -> u64 {
+        self.sequence.load(Ordering::Relaxed)
+    }
+
+    /// Puts a bundle in force and closes tunnels whose peer no longer chains to it.
+    pub(crate) fn publish_bundle(&self, bundle: TrustBundle) {
+        if let Err(error) = self.files.write(join::BUNDLE, bundle.to_jwks().as_bytes()) {
+            warn!(%error, "the bundle is in force, but cannot be kept for a restart");
+        }
+        self.sequence.store(bundle.sequence(), Ordering::Relaxed);
+        info!(sequence = bundle.sequence(), roots = bundle.roots().len(), "trust bundle in force");
+        self.bundles.publish(TrustBundles::from(bundle));
+        let (bundles, now) = (self.bundles.load(), self.clock.wall());
+        for plane in self.planes() {
+            plane.overlay.close_where(CloseCode::AuthorityRevoked, "its authority has left the bundle", |tunnel| {
+                let chain: Vec<CertificateDer<'static>> = tunnel.peer_chain();
+                weft_identity::tls::still_trusted(&chain, &bundles, now).is_err()
+            });
+        }
+    }
+
+    fn svid_file(holder: &Holder) -> String {
+        match holder {
+            Holder::Node => join::NODE_PEM.to_owned(),
+            Holder::Workload(workload) => format!("svids/{}.{}.pem", workload.namespace, workload.name),
+        }
+    }
+
+    /// The SVID on disk, when it can be read and is the holder's.
+    pub(crate) fn stored_svid(&self, holder: &Holder) -> Option<Svid> {
+        let bytes = match self.files.read(&Self::svid_file(holder)) {
+            Ok(bytes) => bytes?,
+            Err(error) => {
+                warn!(%error, "the SVID on disk cannot be read");
+                return None;
+            }
+        };
+        let text = std::str::from_utf8(&bytes).ok()?;
+        Svid::from_pem(text).inspect_err(|error| warn!(%error, "the SVID on disk is not one")).ok()
+    }
+
+    /// Presents an SVID from now on; tunnels under the old one take no new flows and end before it does.
+    pub(crate) fn publish_svid(&self, holder: &Holder, svid: Svid) {
+        if let Err(error) = self.files.write(&Self::svid_file(holder), svid.to_pem().as_bytes()) {
+            warn!(%error, "the SVID is in use, but cannot be kept for a restart");
+        }
+        let slot = match holder {
+            Holder::Node => &self.node_slot,
+            Holder::Workload(workload) => &workload.slot,
+        };
+        let old = slot.load();
+        let (id, not_after) = (svid.id().clone(), svid.validity().not_after);
+        self.metrics.certificate_expiry(&id, not_after);
+        slot.publish(svid);
+        info!(%id, "SVID in use");
+        if let (Some(old), Holder::Workload(_)) = (old, holder) {
+            let left = old.svid().validity().remaining(self.clock.wall());
+            let until = self.clock.now() + left.min(Duration::from_secs(7 * 24 * 3_600));
+            for plane in self.planes() {
+                plane.pool.retire_source(&id, until.into());
+            }
+        }
+    }
+
+    /// Presents none any more: it has expired, and there is no grace.
+    pub(crate) fn withdraw_svid(&self, holder: &Holder) {
+        match holder {
+            Holder::Node => self.node_slot.withdraw(),
+            Holder::Workload(workload) => {
+                workload.slot.withdraw();
+                for plane in self.planes() {
+                    plane.pool.close_where(CloseCode::IdentityExpired, |key| key.source == workload.identity);
+                }
+            }
+        }
+        warn!(?holder, "the SVID has expired and could not be renewed; nothing is presented any more");
+    }
+
+    /// The label that an endpoint of this node had before.
+    pub(crate) fn kept_label(&self, workload: &LocalWorkload) -> Option<EndpointLabel> {
+        let labels = self.labels.lock().unwrap_or_else(PoisonError::into_inner);
+        labels.get(&label_key(workload))?.parse().ok()
+    }
+
+    /// Keeps an endpoint's label, so that callers find it again after a restart.
+    pub(crate) fn keep_label(&self, workload: &LocalWorkload, label: &EndpointLabel) {
+        let mut labels = self.labels.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = labels.insert(label_key(workload), label.to_string());
+        if old.as_deref() == Some(label.as_str()) {
+            return;
+        }
+        let text = serde_json::to_vec_pretty(&*labels).unwrap_or_default();
+        drop(labels);
+        if let Err(error) = self.files.write(LABELS, &text) {
+            warn!(%error, "the endpoint's label cannot be kept for a restart");
+        }
+    }
+
+    /// Puts a registration in force: from now on the label selects the workload's SVID.
+    pub(crate) fn registered(&self, workload: &Arc<LocalWorkload>, registration: Registration) {
+        if let Some(old) = workload.registration()
+            && old.label != registration.label
+        {
+            self.inbound_svids.remove(old.label.as_str());
+        }
+        self.inbound_svids.insert(registration.label.as_str(), workload.slot.clone());
+        workload.set_registration(registration);
+        self.locals.reindex();
+    }
+
+    /// Takes a workload out of everything.
+    pub(crate) fn forget_workload(&self, workload: &LocalWorkload) {
+        self.locals.remove(&workload.namespace, &workload.name);
+        if let Some(known) = workload.registration() {
+            self.inbound_svids.remove(known.label.as_str());
+        }
+        self.flows.cut_where(|facts| facts.source == workload.identity && self.locals.of_identity(&facts.source).is_none());
+    }
+}
+
+fn label_key(workload: &LocalWorkload) -> String {
+    format!("{}/{}", workload.namespace, workload.name)
+}
+
+/// The labels on disk; an unreadable file means that endpoints get new ones.
+pub(crate) fn read_labels(files: &StateDir) -> BTreeMap<String, String> {
+    let bytes = files.read(LABELS).ok().flatten();
+    bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+}
+
+/// The snapshot on disk, complete and unchanged, or none.
+pub(crate) fn read_snapshot(files: &StateDir, context: SnapshotContext) -> Option<Snapshot> {
+    let bytes = crate::files::read_private(&files.join(SNAPSHOT), MAX_SNAPSHOT_BYTES).ok().flatten()?;
+    let message: discovery::Delta = prost::Message::decode(bytes.as_slice()).ok()?;
+    let expected = message.view_digest.clone();
+    let delta = convert::delta_from_message(message).ok()?;
+    let view = View::new().apply(&delta).ok()?;
+    if view_digest(&view).as_slice() != expected {
+        warn!("the snapshot on disk is damaged and is not used");
+        return None;
+    }
+    let snapshot = Snapshot::build(Arc::new(view), delta.to, context);
+    snapshot.inspect_err(|error| warn!(%error, "the snapshot on disk cannot be used")).ok()
+}
+
+/// Canonical form of an address, for policy, quotas and logs: no `::ffff:`.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
