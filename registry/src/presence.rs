@@ -1,0 +1,312 @@
+//! Which agents are connected, and what they said last.
+//!
+//! Lives in memory only: after a restart everybody is unknown until they come back, and [`crate::liveness`] draws no
+//! conclusion from that for a while.
+//!
+//! Invariant: of one node, one connection at a time is current, that of the newest boot; the others are told.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use weft_policy::{name::NodeName, snapshot::Revision};
+
+use crate::clock::Clock;
+
+/// The most agents that one server keeps in mind (architecture.md 13).
+pub const MAX_AGENTS: usize = 25_000;
+/// The longest reason of a Nack that is kept, in characters.
+const MAX_REASON_CHARS: usize = 1_024;
+
+/// Whether an agent is there.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Link {
+    /// It is connected, since that uptime of the server.
+    Up(Duration),
+    /// It was lost at that uptime.
+    Lost(Duration),
+}
+
+/// What liveness needs to know of an agent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct AgentState {
+    /// Its newest boot number.
+    pub boot: u64,
+    /// Whether it is there.
+    pub link: Link,
+}
+
+/// The agents that connected since the server started. Shared between readers.
+pub type Agents = Arc<BTreeMap<NodeName, AgentState>>;
+
+/// What an agent refused, and why.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Nack {
+    /// The revision that it refused.
+    pub revision: Revision,
+    /// Its words.
+    pub reason: String,
+}
+
+/// What an agent said last, for people.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Report {
+    /// Whether it is there, and its boot number.
+    pub state: AgentState,
+    /// The newest revision that it has in force.
+    pub acked: Revision,
+    /// The revision that it was sent and has not answered.
+    pub outstanding: Option<Revision>,
+    /// What it refused, until it accepts something newer.
+    pub nack: Option<Nack>,
+    /// The version it runs.
+    pub version: String,
+    /// When it was heard last.
+    pub last_seen: SystemTime,
+}
+
+/// Why an agent may not connect.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum NotAdmitted {
+    /// A newer run of the agent is known: two use one state directory or a copy of it.
+    #[error("boot {boot} is older than {newest}")]
+    OldBoot {
+        /// What it said.
+        boot: u64,
+        /// What is known.
+        newest: u64,
+    },
+    /// The server has as many agents as it takes.
+    #[error("this server has {MAX_AGENTS} agents")]
+    Full,
+}
+
+/// See the module. A clone is the same presence.
+#[derive(Clone, Debug)]
+pub struct Presence {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    clock: Clock,
+    seats: Mutex<Seats>,
+    agents: watch::Sender<Agents>,
+}
+
+#[derive(Debug, Default)]
+struct Seats {
+    by_node: BTreeMap<NodeName, Seat>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Seat {
+    report: Report,
+    /// Which connection is the current one, and how it is told that it no longer is.
+    connection: u64,
+    replaced: CancellationToken,
+}
+
+impl Presence {
+    /// Nobody is there yet.
+    #[must_use]
+    pub fn new(clock: Clock) -> Self {
+        let inner = Inner { clock, seats: Mutex::default(), agents: watch::Sender::new(Agents::default()) };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Takes a connection of `node` in; the one that it has already is told to end.
+    ///
+    /// # Errors
+    ///
+    /// [`NotAdmitted::OldBoot`] when a newer run is known here; [`NotAdmitted::Full`].
+    pub fn connect(&self, node: &NodeName, boot: u64, version: String) -> Result<Connected, NotAdmitted> {
+        let mut seats = self.lock();
+        let known = seats.by_node.get(node);
+        match known {
+            Some(seat) if seat.report.state.boot > boot => {
+                return Err(NotAdmitted::OldBoot { boot, newest: seat.report.state.boot });
+            }
+            None if seats.by_node.len() >= MAX_AGENTS => return Err(NotAdmitted::Full),
+            Some(_) | None => {}
+        }
+        if let Some(seat) = known {
+            seat.replaced.cancel();
+        }
+        // The same run that comes back was never gone for as long as its endpoints are concerned.
+        let link = Link::Up(self.inner.clock.uptime());
+        let report = Report {
+            state: AgentState { boot, link },
+            acked: known.map_or(Revision(0), |seat| seat.report.acked),
+            outstanding: None,
+            nack: known.and_then(|seat| seat.report.nack.clone()),
+            version,
+            last_seen: self.inner.clock.now(),
+        };
+        let connection = seats.next;
+        seats.next += 1;
+        let replaced = CancellationToken::new();
+        seats.by_node.insert(node.clone(), Seat { report, connection, replaced: replaced.clone() });
+        self.publish(&seats);
+        drop(seats);
+        Ok(Connected { presence: self.clone(), node: node.clone(), connection, replaced })
+    }
+
+    /// The agents that connected since the start, as they are now.
+    #[must_use]
+    pub fn agents(&self) -> Agents {
+        self.inner.agents.borrow().clone()
+    }
+
+    /// Tells whenever an agent comes, goes or restarts.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Agents> {
+        self.inner.agents.subscribe()
+    }
+
+    /// What each agent said last.
+    #[must_use]
+    pub fn reports(&self) -> BTreeMap<NodeName, Report> {
+        let seats = self.lock();
+        seats.by_node.iter().map(|(node, seat)| (node.clone(), seat.report.clone())).collect()
+    }
+
+    /// How many agents are connected.
+    #[must_use]
+    pub fn connected(&self) -> usize {
+        self.agents().values().filter(|agent| matches!(agent.link, Link::Up(_))).count()
+    }
+
+    fn publish(&self, seats: &Seats) {
+        let states = seats.by_node.iter().map(|(node, seat)| (node.clone(), seat.report.state));
+        self.inner.agents.send_replace(Arc::new(states.collect()));
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Seats> {
+        // Nothing under the lock can panic half-way; should it, what is there is still whole.
+        self.inner.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One admitted connection of an agent. Dropping it says that the agent is lost, unless it was replaced.
+#[derive(Debug)]
+pub struct Connected {
+    presence: Presence,
+    node: NodeName,
+    connection: u64,
+    replaced: CancellationToken,
+}
+
+impl Connected {
+    /// Ends when a newer connection of the same node was admitted.
+    #[must_use]
+    pub const fn replaced(&self) -> &CancellationToken {
+        &self.replaced
+    }
+
+    /// Notes that `revision` was sent.
+    pub fn sent(&self, revision: Revision) {
+        self.note(|report| report.outstanding = Some(revision));
+    }
+
+    /// Notes that the agent has `revision` in force.
+    pub fn acked(&self, revision: Revision) {
+        self.note(|report| {
+            report.acked = revision;
+            report.outstanding = None;
+            report.nack = None;
+        });
+    }
+
+    /// Notes that the agent refused `revision`.
+    pub fn nacked(&self, revision: Revision, reason: &str) {
+        let visible = reason.chars().filter(|letter| !letter.is_control());
+        let reason = visible.take(MAX_REASON_CHARS).collect();
+        self.note(|report| {
+            report.outstanding = None;
+            report.nack = Some(Nack { revision, reason });
+        });
+    }
+
+    fn note(&self, change: impl FnOnce(&mut Report)) {
+        let mut seats = self.presence.lock();
+        if let Some(seat) = seats.by_node.get_mut(&self.node).filter(|seat| seat.connection == self.connection)
+        {
+            seat.report.last_seen = self.presence.inner.clock.now();
+            change(&mut seat.report);
+        }
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        let mut seats = self.presence.lock();
+        if let Some(seat) = seats.by_node.get_mut(&self.node).filter(|seat| seat.connection == self.connection)
+        {
+            seat.report.state.link = Link::Lost(self.presence.inner.clock.uptime());
+            seat.report.outstanding = None;
+            self.presence.publish(&seats);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn presence() -> (Presence, crate::clock::TestClock) {
+        let (clock, hands) = Clock::test(SystemTime::UNIX_EPOCH);
+        (Presence::new(clock), hands)
+    }
+
+    fn node() -> NodeName {
+        "hostb".parse().unwrap()
+    }
+
+    fn link(presence: &Presence) -> Link {
+        presence.agents()[&node()].link
+    }
+
+    #[test]
+    fn a_newer_connection_replaces_the_older_one_and_its_end_does_not_lose_the_agent() {
+        let (presence, hands) = presence();
+        let first = presence.connect(&node(), 3, String::new()).unwrap();
+        hands.advance(Duration::from_secs(1));
+        let second = presence.connect(&node(), 3, String::new()).unwrap();
+        assert!(first.replaced().is_cancelled() && !second.replaced().is_cancelled());
+        drop(first);
+        assert_eq!(link(&presence), Link::Up(Duration::from_secs(1)));
+        drop(second);
+        assert_eq!(link(&presence), Link::Lost(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn an_older_boot_is_not_admitted() {
+        let (presence, _hands) = presence();
+        let _newer = presence.connect(&node(), 3, String::new()).unwrap();
+        let refused = presence.connect(&node(), 2, String::new()).unwrap_err();
+        assert_eq!(refused, NotAdmitted::OldBoot { boot: 2, newest: 3 });
+    }
+
+    #[test]
+    fn acks_and_nacks_of_the_current_connection_are_kept_and_reasons_are_made_safe() {
+        let (presence, _hands) = presence();
+        let old = presence.connect(&node(), 3, String::new()).unwrap();
+        let now = presence.connect(&node(), 4, "0.1.0".to_owned()).unwrap();
+        now.sent(Revision(7));
+        old.acked(Revision(99));
+        assert_eq!(presence.reports()[&node()].outstanding, Some(Revision(7)));
+        now.nacked(Revision(7), &format!("\x1b[31m{}", "x".repeat(5_000)));
+        let nack = presence.reports()[&node()].nack.clone().unwrap();
+        assert_eq!((nack.revision, nack.reason.chars().count()), (Revision(7), 1_024));
+        assert!(nack.reason.starts_with("[31m"));
+        now.acked(Revision(8));
+        let report = presence.reports()[&node()].clone();
+        assert_eq!((report.acked, report.nack, report.outstanding), (Revision(8), None, None));
+    }
+}

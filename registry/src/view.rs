@@ -1,0 +1,241 @@
+//! What each node is told: its view of the world, and nothing more than it needs.
+//!
+//! | object | told when |
+//! |---|---|
+//! | Mesh | always |
+//! | Namespace | of the services below, and of the node's own workloads |
+//! | Service, Endpoint, TrafficPolicy | the node asks for it or hosts it, or a route of such a service leads to it |
+//! | TCPRoute | it takes the connections of a service that the node asks for or hosts |
+//! | AuthorizationPolicy | it is about a service that the node hosts: callers do not learn who else may call |
+//!
+//! Pure. The same function answers the discovery stream, `policy check` and the check of a change before it is made.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
+
+use weft_policy::{
+    model::{Key, Kind, TargetRef, TcpRoute},
+    name::{Namespace, NodeName, ObjectName, ServiceName},
+    snapshot::{Unreadable, View, ViewKey, ViewObject},
+};
+
+use crate::world::World;
+
+/// What somebody needs to know.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Interest {
+    /// Services that are called from here.
+    pub services: BTreeSet<ServiceName>,
+    /// Services that are served here, so that it is decided here who may call them.
+    pub hosted: BTreeSet<ServiceName>,
+    /// Namespaces of the workloads that run here.
+    pub namespaces: BTreeSet<Namespace>,
+}
+
+impl Interest {
+    /// What the agent of `node` needs that calls `services`.
+    #[must_use]
+    pub fn of_node(world: &World, node: &NodeName, services: BTreeSet<ServiceName>) -> Self {
+        let hosted = world.hosted(node).cloned().unwrap_or_default();
+        Self { services, hosted: hosted.services, namespaces: hosted.namespaces }
+    }
+
+    /// What a node needs that serves `service`.
+    #[must_use]
+    pub fn of_destination(service: &ServiceName) -> Self {
+        Self { hosted: BTreeSet::from([service.clone()]), ..Self::default() }
+    }
+
+    /// Everything there is: what a change is checked against.
+    #[must_use]
+    pub fn everything(world: &World) -> Self {
+        let services: BTreeSet<_> = world.catalog().services().keys().cloned().collect();
+        let namespaces = world.catalog().namespaces().keys().cloned().collect();
+        Self { hosted: services, namespaces, services: BTreeSet::new() }
+    }
+}
+
+/// The view of somebody with that interest.
+#[must_use]
+pub fn build(world: &World, interest: &Interest) -> View {
+    let mut builder = Builder { world, view: View::new(), namespaces: interest.namespaces.clone() };
+    let wanted: BTreeSet<_> = interest.services.union(&interest.hosted).cloned().collect();
+    let routes = builder.routes_of(&wanted);
+    let backends = routes.iter().flat_map(|route| &route.backends).map(|backend| backend.service.clone());
+    let destinations: BTreeSet<_> = wanted.iter().cloned().chain(backends).collect();
+    builder.destinations(&destinations);
+    builder.view.extend(routes.into_iter().map(ViewObject::TcpRoute));
+    builder.policies(&interest.hosted);
+    builder.finish()
+}
+
+struct Builder<'a> {
+    world: &'a World,
+    view: View,
+    namespaces: BTreeSet<Namespace>,
+}
+
+impl Builder<'_> {
+    /// The routes that take connections of `services`.
+    fn routes_of(&self, services: &BTreeSet<ServiceName>) -> Vec<Arc<TcpRoute>> {
+        let mut found = Vec::new();
+        for namespace in namespaces_of(services) {
+            let own = in_namespace(self.world.catalog().routes(), namespace);
+            let concerns = |route: &&Arc<TcpRoute>| {
+                route.parents.iter().any(|parent| services.contains(&parent.service))
+            };
+            found.extend(own.filter(concerns).cloned());
+        }
+        found
+    }
+
+    /// Services with their endpoints and settings.
+    fn destinations(&mut self, services: &BTreeSet<ServiceName>) {
+        let world = self.world;
+        for name in services {
+            let Some(service) = world.catalog().services().get(name) else { continue };
+            self.namespaces.insert(name.namespace.clone());
+            self.view.insert(ViewObject::Service(Arc::clone(service)));
+            self.view.extend(world.endpoints(name).iter().cloned().map(ViewObject::Endpoint));
+        }
+        for namespace in namespaces_of(services) {
+            let own = in_namespace(world.catalog().traffic(), namespace);
+            let concerned = own.filter(|policy| concerns(&policy.targets, namespace, services));
+            self.view.extend(concerned.cloned().map(ViewObject::TrafficPolicy));
+        }
+    }
+
+    /// The policies about services that are decided here. One that cannot be read closes what it was about.
+    fn policies(&mut self, hosted: &BTreeSet<ServiceName>) {
+        let world = self.world;
+        for namespace in namespaces_of(hosted) {
+            let own = in_namespace(world.catalog().policies(), namespace);
+            let concerned = own.filter(|policy| concerns(&policy.targets, namespace, hosted));
+            self.view.extend(concerned.cloned().map(ViewObject::AuthorizationPolicy));
+            for (key, aside) in world.catalog().unreadable() {
+                if let Some(policy) = unreadable_policy(key, namespace) {
+                    let unreadable = Unreadable { key: policy, targets: Vec::new(), why: aside.why.clone() };
+                    self.view.insert(unreadable);
+                }
+            }
+        }
+    }
+
+    fn finish(mut self) -> View {
+        let catalog = self.world.catalog();
+        self.view.extend(catalog.mesh().cloned().map(ViewObject::Mesh));
+        let settings = self.namespaces.iter().filter_map(|name| catalog.namespaces().get(name));
+        self.view.extend(settings.cloned().map(ViewObject::Namespace));
+        self.view
+    }
+}
+
+/// The key of a policy of `namespace` that cannot be read. Its targets are not known, so it is about the namespace.
+fn unreadable_policy(key: &Key, namespace: &Namespace) -> Option<ViewKey> {
+    let own = key.kind == Kind::AuthorizationPolicy && key.namespace.as_ref() == Some(namespace);
+    own.then(|| ViewKey::AuthorizationPolicy(namespace.clone(), key.name.clone()))
+}
+
+/// Whether something of `namespace` with these targets is about one of `services`.
+fn concerns(targets: &[TargetRef], namespace: &Namespace, services: &BTreeSet<ServiceName>) -> bool {
+    targets.iter().any(|target| match target {
+        TargetRef::Service(name) => {
+            services.contains(&ServiceName::new(namespace.clone(), name.clone()))
+        }
+        TargetRef::Namespace(whole) => whole == namespace,
+    })
+}
+
+fn namespaces_of(services: &BTreeSet<ServiceName>) -> HashSet<&Namespace> {
+    services.iter().map(|service| &service.namespace).collect()
+}
+
+/// The part of a map that belongs to one namespace.
+fn in_namespace<'a, V>(
+    map: &'a std::collections::BTreeMap<(Namespace, ObjectName), V>,
+    namespace: &'a Namespace,
+) -> impl Iterator<Item = &'a V> {
+    // Names are not empty and the first of all is the shortest: no name of a namespace sorts before this one.
+    let first = (namespace.clone(), smallest_name());
+    map.range(first..).take_while(move |((found, _), _)| found == namespace).map(|(_, value)| value)
+}
+
+/// No name sorts before it: `0` is the first character that a name may have at its start.
+fn smallest_name() -> ObjectName {
+    "0".parse().expect("a digit is a name")
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_policy::{
+        model::{Mesh, Resource},
+        snapshot::{Revision, Snapshot, SnapshotContext},
+    };
+
+    use super::*;
+    use crate::{catalog::Catalog, liveness::Standings, samples};
+
+    fn view(catalog: Catalog, node: &str, services: &[(&str, &str)]) -> View {
+        let world = World::derive(Arc::new(catalog), Standings::default(), None);
+        let services = services.iter().map(|(name, namespace)| samples::service_name(name, namespace));
+        build(&world, &Interest::of_node(&world, &node.parse().unwrap(), services.collect()))
+    }
+
+    fn kinds(view: &View) -> Vec<String> {
+        view.iter().map(|(key, _)| key.to_string()).collect()
+    }
+
+    #[test]
+    fn a_caller_learns_the_service_and_its_endpoints_but_not_its_policies() {
+        let told = kinds(&view(samples::shop(), "hosta", &[("charge", "shop")]));
+        assert_eq!(told, ["Mesh/mesh", "Namespace/shop", "Service/charge.shop", "Endpoint/charge-1 of charge.shop"]);
+    }
+
+    #[test]
+    fn whoever_hosts_a_service_gets_its_policies_without_asking() {
+        let told = kinds(&view(samples::shop(), "hostb", &[]));
+        assert!(told.contains(&"AuthorizationPolicy/charge-from-order.shop".to_owned()), "{told:?}");
+        assert!(!told.iter().any(|key| key.contains("ledger")), "{told:?}");
+    }
+
+    #[test]
+    fn a_node_without_anything_learns_only_the_mesh() {
+        assert_eq!(kinds(&view(samples::shop(), "hostz", &[])), ["Mesh/mesh"]);
+    }
+
+    #[test]
+    fn a_route_brings_its_backends_but_not_their_routes() {
+        let mut catalog = samples::shop();
+        catalog.put(Resource::TcpRoute(samples::route("r1", "shop", "charge", "ledger")));
+        catalog.put(Resource::TcpRoute(samples::route("r2", "shop", "ledger", "order")));
+        let told = kinds(&view(catalog, "hosta", &[("charge", "shop")]));
+        assert!(told.contains(&"TCPRoute/r1.shop".to_owned()) && told.contains(&"Service/ledger.shop".to_owned()));
+        assert!(!told.iter().any(|key| key.contains("r2") || key.contains("order")), "{told:?}");
+    }
+
+    #[test]
+    fn pol_02_a_policy_that_cannot_be_read_closes_its_namespace_where_it_is_decided() {
+        let mut catalog = samples::shop();
+        samples::damage(&mut catalog, "charge-from-order", "shop");
+        let view = view(catalog, "hostb", &[]);
+        let context = SnapshotContext { trust_domain: samples::domain() };
+        let snapshot = Snapshot::build(Arc::new(view), Revision(1), context).unwrap();
+        let charge = samples::service_name("charge", "shop");
+        assert_eq!(snapshot.destination(&charge).unwrap().unreadable().len(), 1);
+    }
+
+    #[test]
+    fn everything_that_exists_makes_one_snapshot() {
+        let catalog = samples::shop();
+        let count = catalog.services().len();
+        let world = World::derive(Arc::new(catalog), Standings::default(), None);
+        let view = build(&world, &Interest::everything(&world));
+        assert!(view.get(&ViewKey::Mesh).is_some_and(|mesh| matches!(mesh, ViewObject::Mesh(found) if **found
+            == Mesh { metadata: found.metadata.clone(), ..samples::mesh() })));
+        let context = SnapshotContext { trust_domain: samples::domain() };
+        let snapshot = Snapshot::build(Arc::new(view), Revision(1), context).unwrap();
+        assert_eq!(snapshot.destinations().count(), count);
+    }
+}
