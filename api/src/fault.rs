@@ -38,11 +38,35 @@ pub struct Place {
     pub column: u32,
 }
 
+/// What names a row of the catalogue: the row's own constant, or its number as another process told it.
+pub trait FaultCode {
+    /// The number, such as `W4004`.
+    fn text(self) -> Cow<'static, str>;
+}
+
+impl FaultCode for CodeId {
+    fn text(self) -> Cow<'static, str> {
+        Cow::Borrowed(self.as_str())
+    }
+}
+
+impl FaultCode for &str {
+    fn text(self) -> Cow<'static, str> {
+        Cow::Owned(self.to_owned())
+    }
+}
+
+impl FaultCode for String {
+    fn text(self) -> Cow<'static, str> {
+        Cow::Owned(self)
+    }
+}
+
 impl Fault {
     /// A fault with its code and what happened.
     #[must_use]
-    pub fn new(code: CodeId, what: impl Into<String>) -> Self {
-        Self { code: Cow::Borrowed(code.as_str()), what: what.into(), ..Self::default() }
+    pub fn new(code: impl FaultCode, what: impl Into<String>) -> Self {
+        Self { code: code.text(), what: what.into(), ..Self::default() }
     }
 
     /// Adds a fact.

@@ -1,10 +1,13 @@
 //! Messages between the planes.
 //!
-//! Owns the protobuf services and their generated code ([`pb`]), what a manifest means ([`manifest`]), how an error
-//! travels ([`fault`]), and the TLS channel ([`channel`]). Decides nothing.
+//! Owns the protobuf services and their generated code ([`pb`]), what a manifest means ([`manifest`]), the records of the
+//! store and the discovery stream ([`record`]), messages to model values ([`convert`]), how an error travels ([`fault`]),
+//! and the TLS channel ([`channel`]). Decides nothing.
 
 pub mod channel;
+pub mod convert;
 pub mod duration;
 pub mod fault;
 pub mod manifest;
 pub mod pb;
+pub mod record;

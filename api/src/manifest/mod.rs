@@ -22,7 +22,7 @@ mod output;
 pub mod strict;
 
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 #[cfg(test)]
 mod tests;
 
@@ -108,15 +108,24 @@ pub fn to_json(resource: &Resource) -> Value {
 /// The object as one YAML document.
 #[must_use]
 pub fn to_yaml(resource: &Resource) -> String {
-    json_to_yaml(&to_json(resource))
+    let json = to_json(resource);
+    // Writing a tree of JSON into a text has no way to fail; JSON is YAML, should it ever.
+    value_to_yaml(&json).unwrap_or_else(|_| json.to_string())
 }
 
-/// Any JSON value as one YAML document, for `-o yaml`.
-#[must_use]
-pub fn json_to_yaml(value: &Value) -> String {
-    // Writing a tree of JSON into a string has no way to fail; JSON is YAML, should it ever.
-    serde_saphyr::to_string(value).unwrap_or_else(|_| value.to_string())
+/// Any value as one YAML document, for `-o yaml`.
+///
+/// # Errors
+///
+/// [`UnwritableYaml`] when the value's own `Serialize` fails; a JSON value's never does.
+pub fn value_to_yaml(value: &impl serde::Serialize) -> Result<String, UnwritableYaml> {
+    serde_saphyr::to_string(value).map_err(|error| UnwritableYaml(error.to_string()))
 }
+
+/// A value cannot be written as YAML.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the value cannot be written as YAML: {0}")]
+pub struct UnwritableYaml(String);
 
 pub(crate) fn to_record(resource: &Resource) -> Value {
     document::write(Form::Record, resource)

@@ -329,7 +329,7 @@ mod tests {
         ] {
             assert_eq!(
                 read_json(bad.as_bytes(), code::MALFORMED).unwrap_err().code,
-                code::MALFORMED,
+                code::MALFORMED.as_str(),
                 "{bad}"
             );
         }

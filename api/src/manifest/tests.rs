@@ -413,9 +413,9 @@ fn a_namespace_is_taken_from_the_caller_only_where_the_kind_has_one() {
 #[test]
 fn lists_as_get_prints_them_can_be_applied() {
     let item = to_json(&read(&object("Service", "{ports: [{port: 1}]}")));
-    let list = json_to_yaml(&serde_json::json!({ "items": [item] }));
+    let list = value_to_yaml(&serde_json::json!({ "items": [item] })).unwrap();
     assert_eq!(parse(&list, None).unwrap().len(), 1);
-    let twice = json_to_yaml(&serde_json::json!({ "items": [item, item] }));
+    let twice = value_to_yaml(&serde_json::json!({ "items": [item, item] })).unwrap();
     assert_eq!(faults(&twice).len(), 1);
 }
 
