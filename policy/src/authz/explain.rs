@@ -109,7 +109,7 @@ impl Denial {
         let open = |rule: &RuleRef| {
             rule.policy().metadata.annotations.get(EXPLAIN_ANNOTATION).is_some_and(|value| value == TO_CALLER)
         };
-        let concerned = self.rule().or(self.nearest.as_ref().map(|found| &found.rule));
+        let concerned = self.rule().or_else(|| self.nearest.as_ref().map(|found| &found.rule));
         if concerned.is_some_and(open) { self.summary() } else { self.code.title().to_owned() }
     }
 
@@ -167,7 +167,7 @@ impl Teller<'_> {
         };
         let what = format!("{verb}: {} may not reach {}", self.caller(), self.callee());
         let (why, fix) = match &denial.reason {
-            DenyReason::NoSnapshot => self.from_catalogue(denial.code),
+            DenyReason::NoSnapshot => catalogue_words(denial.code),
             DenyReason::UnknownService => self.unknown_service(denial),
             DenyReason::UnknownPort => self.unknown_port(denial),
             DenyReason::PolicyUnavailable(object) => self.unavailable(object),
@@ -175,11 +175,6 @@ impl Teller<'_> {
             DenyReason::NoAllow(origin, default) => self.no_allow(denial, *origin, *default),
         };
         Explanation { code: Some(denial.code), what, why, fix }
-    }
-
-    fn from_catalogue(&self, code: CodeId) -> (Vec<String>, Vec<String>) {
-        let row = code.row();
-        (vec![row.cause.to_owned()], row.fix.iter().map(|&fix| fix.to_owned()).collect())
     }
 
     fn unknown_service(&self, denial: &Denial) -> (Vec<String>, Vec<String>) {
@@ -401,6 +396,12 @@ impl Teller<'_> {
             format!("{command} -n {namespace}")
         }
     }
+}
+
+/// Cause and fixes of the catalogue, where one occurrence has no more to tell.
+fn catalogue_words(code: CodeId) -> (Vec<String>, Vec<String>) {
+    let row = code.row();
+    (vec![row.cause.to_owned()], row.fix.iter().map(|&fix| fix.to_owned()).collect())
 }
 
 fn line(label: &str, command: &str) -> String {

@@ -273,7 +273,8 @@ pub(crate) fn evaluate(sets: &[Arc<RuleSet>], service: &Service, request: &CallR
         let near = set.for_caller(request.source, |rule, source| {
             findings.consider(clauses(rule, source, service, request));
         });
-        let named = near.map(|near| (near.rule, near.depth)).or(set.first_allow.map(|rule| (rule, 0)));
+        let named =
+            near.map(|near| (near.rule, near.depth)).or_else(|| set.first_allow.map(|rule| (rule, 0)));
         if let (None, Some((index, depth))) = (&findings.allow, named) {
             let found = clauses(set.at(index), Truth::False, service, request);
             findings.offer_nearest(Nearest { found, depth });

@@ -79,7 +79,7 @@ impl Snapshot {
     /// What happens to destinations outside the mesh, for workloads of namespace `caller`.
     #[must_use]
     pub fn egress(&self, caller: &Namespace) -> EgressMode {
-        self.namespace(caller).and_then(|settings| settings.egress).unwrap_or(self.mesh().egress)
+        self.namespace(caller).and_then(|settings| settings.egress).unwrap_or_else(|| self.mesh().egress)
     }
 }
 

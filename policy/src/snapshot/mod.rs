@@ -8,6 +8,8 @@
 mod build;
 mod delta;
 mod fault;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::{

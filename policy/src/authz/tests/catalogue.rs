@@ -32,7 +32,8 @@ fn emptied(empty: impl Fn(&mut Rule)) -> Vec<Rule> {
 
 #[test]
 fn pol_01_an_emptied_list_allows_nobody_and_a_deny_with_one_refuses_everybody() {
-    let cases: [(&str, fn(&mut Rule)); 3] = [
+    type Emptied = (&'static str, fn(&mut Rule));
+    let cases: [Emptied; 3] = [
         ("sources", |rule| rule.sources.clear()),
         ("ports", |rule| rule.ports = Some(Vec::new())),
         ("networks", |rule| rule.networks = Some(Vec::new())),
