@@ -7,8 +7,8 @@
 macro_rules! package {
     ($(#[$doc:meta])* $name:ident, $file:literal) => {
         $(#[$doc])*
-        #[allow(missing_docs, unreachable_pub, unused_qualifications, unnameable_types)]
-        #[allow(clippy::all, clippy::nursery, clippy::restriction, clippy::style)]
+        #[allow(missing_docs, unreachable_pub, unused_qualifications, unnameable_types, reason = "written by tonic")]
+        #[allow(clippy::all, clippy::nursery, clippy::restriction, clippy::style, reason = "written by tonic")]
         pub mod $name {
             include!(concat!("gen/", $file, ".rs"));
         }

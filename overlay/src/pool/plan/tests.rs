@@ -1,3 +1,5 @@
+//! The plan of the pool under a clock of its own: reuse, dial, wait, retire.
+
 use proptest::prelude::*;
 
 use super::*;
