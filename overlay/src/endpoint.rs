@@ -514,7 +514,7 @@ fn server_config(
 fn stall_rule(settings: &TransportSettings) -> StallRule {
     StallRule {
         stall_after: settings.stall_after,
-        grant_bytes: settings.stream_window_bytes,
+        window_bytes: settings.stream_window_bytes,
         budget_bytes: settings.stall_budget_bytes,
     }
 }

@@ -99,6 +99,9 @@ impl Live {
             sent_bytes: stats.sent_bytes.saturating_sub(entry.counted.sent_bytes),
             received_bytes: stats.received_bytes.saturating_sub(entry.counted.received_bytes),
         });
+        if let Some(core) = entry.core.upgrade() {
+            core.set_quiet(stats.received_bytes == entry.counted.received_bytes);
+        }
         entry.counted = Sample {
             lost_packets: stats.lost_packets,
             sent_bytes: stats.sent_bytes,

@@ -8,7 +8,7 @@
 //! it, on both ends.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -95,6 +95,7 @@ pub(crate) struct TunnelCore {
     closing: OnceLock<(CloseCode, String)>,
     flows: AtomicUsize,
     flow_limit: AtomicU32,
+    quiet: AtomicBool,
     next_flow: Arc<AtomicU64>,
     settings: Arc<TransportSettings>,
     metrics: Arc<OverlayMetrics>,
@@ -127,6 +128,7 @@ impl Tunnel {
             closing: OnceLock::new(),
             flows: AtomicUsize::new(0),
             flow_limit: AtomicU32::new(parts.settings.flows_at_start),
+            quiet: AtomicBool::new(false),
             next_flow: parts.next_flow,
             settings: parts.settings,
             metrics: parts.metrics,
@@ -178,6 +180,11 @@ impl Tunnel {
     /// For how long the tunnel is up.
     pub fn age(&self) -> Duration {
         clock::now().saturating_duration_since(self.core.opened)
+    }
+
+    /// Whether nothing has been heard from the peer for a second or two: it may be idle, or gone.
+    pub fn is_quiet(&self) -> bool {
+        self.core.quiet.load(Ordering::Relaxed)
     }
 
     /// Opens a flow and sends its header. Application bytes may follow at once.
@@ -282,6 +289,10 @@ impl Tunnel {
 impl TunnelCore {
     pub(crate) fn role(&self) -> Role {
         self.role
+    }
+
+    pub(crate) fn set_quiet(&self, quiet: bool) {
+        self.quiet.store(quiet, Ordering::Relaxed);
     }
 
     fn new_flow(self: &Arc<Self>) -> Arc<Flow> {

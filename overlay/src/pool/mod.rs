@@ -22,7 +22,7 @@ pub use plan::{PoolKey, PoolSettings};
 use crate::clock;
 use crate::code::CloseCode;
 use crate::endpoint::Overlay;
-use crate::error::{CloseReason, DialError, OpenError};
+use crate::error::{CloseReason, DialError, OpenError, StreamError};
 use crate::header::StreamHeader;
 use crate::metrics::OverlayMetrics;
 use crate::stream::TunnelStream;
@@ -127,6 +127,9 @@ impl TunnelPool {
 
     /// Opens a flow for `key`, on the tunnel that is there or on a new one, and sends its header.
     ///
+    /// On a tunnel that has been quiet the reply is awaited, so that a peer that restarted meanwhile
+    /// costs the flow a new handshake and not its life; else this does not wait for the peer.
+    ///
     /// Cancel-safe: a flow that was not returned is reset, a dial goes on for others.
     ///
     /// # Errors
@@ -140,7 +143,7 @@ impl TunnelPool {
     ) -> Result<(TunnelStream, Tunnel), PoolError> {
         for _ in 0..MAX_STALE {
             match self.way(key, with)? {
-                Way::Pooled(tunnel) => match tunnel.open(header).await {
+                Way::Pooled(tunnel) => match open_on(&tunnel, header).await {
                     Ok(stream) => return Ok((stream, tunnel)),
                     Err(error @ OpenError::FlowLimit { .. }) => return Err(error.into()),
                     Err(OpenError::TunnelClosed(reason)) => self.inner.forget(&tunnel, &reason),
@@ -300,6 +303,16 @@ impl Inner {
         state.plan.handle_closed(tunnel.id());
         self.carry_out(&mut state);
     }
+}
+
+/// Opens a flow on a tunnel that was there before.
+async fn open_on(tunnel: &Tunnel, header: &StreamHeader) -> Result<TunnelStream, OpenError> {
+    let quiet = tunnel.is_quiet();
+    let mut stream = tunnel.open(header).await?;
+    if quiet && let Err(StreamError::TunnelClosed(reason)) = stream.reply().await {
+        return Err(OpenError::TunnelClosed(reason));
+    }
+    Ok(stream) // a refusal stays in the stream: its reads tell
 }
 
 async fn dialled(mut outcome: Outcome) -> Result<Tunnel, PoolError> {
