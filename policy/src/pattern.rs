@@ -165,3 +165,106 @@ impl fmt::Display for IdentityPattern {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{any_id, any_pattern};
+
+    #[test]
+    fn pol_10_what_is_not_in_the_grammar_is_refused() {
+        let too_many = format!("spiffe://td{}", "/a".repeat(MAX_SEGMENTS + 1));
+        for bad in [
+            "",
+            "td/a",
+            "SPIFFE://td/a",
+            "https://td/a",
+            "spiffe://",
+            "spiffe://td",
+            "spiffe://td/",
+            "spiffe:///a",
+            "spiffe://*/a",
+            "spiffe://td*/a",
+            "spiffe://*.td/a",
+            "spiffe://TD/a",
+            "spiffe://td:1/a",
+            "spiffe://u@td/a",
+            "spiffe://td/a/",
+            "spiffe://td//a",
+            "spiffe://td/./a",
+            "spiffe://td/../a",
+            "spiffe://td/a*",
+            "spiffe://td/*a",
+            "spiffe://td/a*b",
+            "spiffe://td/***",
+            "spiffe://td/**/a",
+            "spiffe://td/a?b",
+            "spiffe://td/a#b",
+            "spiffe://td/a%2fb",
+            "spiffe://td/.*",
+            "spiffe://td/a b",
+            "spiffe://td/a\n",
+            "spiffe://td/ü",
+            "spiffe://td/a|b",
+            &too_many,
+        ] {
+            assert!(bad.parse::<IdentityPattern>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_of_the_most_segments_is_accepted() {
+        assert!(format!("spiffe://td{}", "/*".repeat(MAX_SEGMENTS)).parse::<IdentityPattern>().is_ok());
+    }
+
+    #[test]
+    fn an_enrollment_reaches_only_its_own_namespace() {
+        let stays = |text: &str| text.parse::<IdentityPattern>().unwrap().stays_in_namespace("shop");
+        for inside in ["spiffe://td/ns/shop/sa/order", "spiffe://td/ns/shop/*/x", "spiffe://td/ns/shop/**"] {
+            assert!(stays(inside), "{inside}");
+        }
+        for outside in [
+            "spiffe://td/ns/shop",
+            "spiffe://td/ns/shopx/sa/a",
+            "spiffe://td/ns/*/sa/a",
+            "spiffe://td/*/shop/sa/a",
+            "spiffe://td/ns/**",
+            "spiffe://td/**",
+            "spiffe://td/node/shop",
+            "spiffe://td/x/ns/shop/sa/a",
+        ] {
+            assert!(!stays(outside), "{outside}");
+        }
+    }
+
+    #[test]
+    fn only_two_stars_alone_are_the_whole_domain() {
+        let whole = |text: &str| text.parse::<IdentityPattern>().unwrap().is_whole_domain();
+        assert!(whole("spiffe://td/**"));
+        assert!(!whole("spiffe://td/*") && !whole("spiffe://td/ns/**"));
+    }
+
+    proptest! {
+        #[test]
+        fn the_text_of_a_pattern_reads_as_the_same_pattern(pattern in any_pattern()) {
+            prop_assert_eq!(pattern.to_string().parse(), Ok(pattern));
+        }
+
+        #[test]
+        fn the_pattern_of_one_id_matches_that_id_only(one in any_id(), other in any_id()) {
+            let pattern = IdentityPattern::exactly(&one);
+            prop_assert!(pattern.matches(&one));
+            prop_assert_eq!(pattern.matches(&other), one == other);
+            prop_assert_eq!(pattern.to_string(), one.to_string());
+        }
+
+        #[test]
+        fn reading_any_text_never_panics(text in "(spiffe://)?[a-z.*/%:@-]{0,40}") {
+            if let Ok(pattern) = text.parse::<IdentityPattern>() {
+                prop_assert_eq!(pattern.to_string(), text);
+            }
+        }
+    }
+}

@@ -213,6 +213,12 @@ impl RuleSet {
         set
     }
 
+    /// Whether it was compiled from these very objects, so that it can be used again.
+    pub(crate) fn is_of(&self, policies: &[Arc<AuthorizationPolicy>]) -> bool {
+        let same = |(a, b): (&Arc<AuthorizationPolicy>, &Arc<AuthorizationPolicy>)| Arc::ptr_eq(a, b);
+        self.policies.len() == policies.len() && self.policies.iter().zip(policies).all(same)
+    }
+
     /// The policies it was compiled from.
     pub(crate) fn policies(&self) -> &[Arc<AuthorizationPolicy>] {
         &self.policies

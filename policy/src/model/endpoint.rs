@@ -106,3 +106,36 @@ pub struct Endpoint {
     /// Whether its owner has confirmed it.
     pub state: EndpointState,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_and_port_reads_as_it_is_written() {
+        for text in ["hosta.example:7443", "192.0.2.1:1", "[2001:db8::1]:65535"] {
+            assert_eq!(text.parse::<HostPort>().unwrap().to_string(), text);
+        }
+        let mapped: HostPort = "[::ffff:192.0.2.1]:7443".parse().unwrap();
+        assert_eq!(mapped.to_string(), "192.0.2.1:7443", "addresses are canonical");
+    }
+
+    #[test]
+    fn what_nobody_could_dial_is_refused() {
+        for bad in [
+            "",
+            "host",
+            "host:",
+            ":7443",
+            "host:0",
+            "host:65536",
+            "192.0.2.1:0",
+            "ho st:1",
+            "2001:db8::1:1",
+            "a/b:1",
+        ] {
+            assert!(bad.parse::<HostPort>().is_err(), "{bad:?}");
+        }
+        assert!(format!("{}:1", "a".repeat(254)).parse::<HostPort>().is_err());
+    }
+}

@@ -271,3 +271,28 @@ pub enum TargetRef {
     /// Every service of the object's own namespace.
     Namespace(Namespace),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_spelling_of_a_kind_is_that_kind_and_no_two_kinds_share_one() {
+        for kind in Kind::ALL {
+            let spellings = [Some(kind.name()), Some(kind.plural()), kind.short()];
+            for spelling in spellings.into_iter().flatten() {
+                assert_eq!(spelling.parse(), Ok(kind));
+                assert_eq!(spelling.to_ascii_uppercase().parse(), Ok(kind));
+            }
+        }
+        assert_eq!("pod".parse::<Kind>(), Err(UnknownKind("pod".to_owned())));
+    }
+
+    #[test]
+    fn a_key_is_said_with_kind_name_and_namespace() {
+        let metadata = crate::testing::metadata("charge", Some("shop"));
+        let service = Resource::Service(Service { metadata, ..crate::testing::service("x", "y") });
+        assert_eq!(service.key().to_string(), "Service/charge.shop");
+        assert_eq!(Resource::Mesh(crate::testing::mesh()).key().to_string(), "Mesh/mesh");
+    }
+}

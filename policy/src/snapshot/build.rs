@@ -6,11 +6,12 @@
 
 use std::{
     collections::{BTreeMap, HashMap, btree_map::Entry},
+    hash::Hash,
     sync::Arc,
 };
 
 use super::{
-    DefaultOrigin, Destination, Fault, MAX_POLICIES, Notice, Revision, Snapshot, SnapshotContext,
+    Compiled, DefaultOrigin, Destination, Fault, MAX_POLICIES, Notice, Revision, Snapshot, SnapshotContext,
     SnapshotError, Unreadable, View, ViewKey, ViewObject,
 };
 use crate::{
@@ -37,14 +38,34 @@ impl Snapshot {
         revision: Revision,
         context: SnapshotContext,
     ) -> Result<Self, SnapshotError> {
+        Self::assemble(view, revision, context, &Compiled::default())
+    }
+
+    /// As [`Self::build`], for the view that follows this snapshot's: rules that have not changed are not compiled
+    /// again, so that endpoints may come and go cheaply beside many rules.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::build`].
+    pub fn rebuild(&self, view: Arc<View>, revision: Revision) -> Result<Self, SnapshotError> {
+        Self::assemble(view, revision, self.context.clone(), &self.compiled)
+    }
+
+    fn assemble(
+        view: Arc<View>,
+        revision: Revision,
+        context: SnapshotContext,
+        before: &Compiled,
+    ) -> Result<Self, SnapshotError> {
         let mut parts = Parts::sort(&view);
         let mesh = parts.checked_mesh(&context);
-        let destinations = parts.destinations(mesh.as_deref(), &context);
+        let compiled = parts.compile(&context, before);
+        let destinations = parts.destinations(mesh.as_deref(), &context, &compiled);
         let (Some(mesh), true) = (mesh, parts.faults.is_empty()) else {
             return Err(SnapshotError { faults: parts.faults });
         };
         let Parts { namespaces, notices, .. } = parts;
-        Ok(Self { revision, view, context, mesh, namespaces, destinations, notices })
+        Ok(Self { revision, view, context, mesh, namespaces, destinations, compiled, notices })
     }
 }
 
@@ -208,18 +229,33 @@ impl Parts {
         Some(mesh)
     }
 
+    /// The rules of every target, those that have not changed taken over.
+    fn compile(&self, context: &SnapshotContext, before: &Compiled) -> Compiled {
+        fn sets<K: Clone + Eq + Hash>(
+            targets: &HashMap<K, Policies>,
+            before: &HashMap<K, Arc<RuleSet>>,
+            context: &SnapshotContext,
+        ) -> HashMap<K, Arc<RuleSet>> {
+            let with_rules = targets.iter().filter(|(_, policies)| !policies.readable.is_empty());
+            let set = |(target, policies): (&K, &Policies)| {
+                let kept = before.get(target).filter(|set| set.is_of(&policies.readable));
+                let compile = || Arc::new(RuleSet::compile(&policies.readable, &context.trust_domain));
+                (target.clone(), kept.map_or_else(compile, Arc::clone))
+            };
+            with_rules.map(set).collect()
+        }
+        Compiled {
+            of_namespace: sets(&self.of_namespace, &before.of_namespace, context),
+            of_service: sets(&self.of_service, &before.of_service, context),
+        }
+    }
+
     fn destinations(
         &mut self,
         mesh: Option<&Mesh>,
         context: &SnapshotContext,
+        compiled: &Compiled,
     ) -> HashMap<ServiceName, Arc<Destination>> {
-        let compile =
-            |policies: &Policies| Arc::new(RuleSet::compile(&policies.readable, &context.trust_domain));
-        let shared: HashMap<_, _> = self
-            .of_namespace
-            .iter()
-            .map(|(namespace, policies)| (namespace.clone(), compile(policies)))
-            .collect();
         let settings = self.settings();
         let mut destinations = HashMap::new();
         for (name, service) in std::mem::take(&mut self.services) {
@@ -232,10 +268,8 @@ impl Parts {
             }
             let of_namespace = namespace.into_iter().flat_map(|policies| policies.unreadable.iter().cloned());
             let unreadable = of_namespace.chain(own.unreadable.iter().cloned()).collect();
-            let mut rules: Vec<_> = shared.get(&name.namespace).cloned().into_iter().collect();
-            if !own.readable.is_empty() {
-                rules.push(compile(&own));
-            }
+            let shared = compiled.of_namespace.get(&name.namespace);
+            let rules = shared.into_iter().chain(compiled.of_service.get(&name)).cloned().collect();
             let destination = Destination {
                 endpoints: self.admitted(&service, &name, context),
                 settings: settings.get(&name).copied().unwrap_or_default(),

@@ -54,7 +54,15 @@ pub struct Snapshot {
     mesh: Arc<Mesh>,
     namespaces: HashMap<Namespace, Arc<NamespaceSettings>>,
     destinations: HashMap<ServiceName, Arc<Destination>>,
+    compiled: Compiled,
     notices: Vec<Notice>,
+}
+
+/// The rules by what they are attached to, kept so that the next snapshot need not compile what has not changed.
+#[derive(Debug, Default)]
+struct Compiled {
+    of_namespace: HashMap<Namespace, Arc<RuleSet>>,
+    of_service: HashMap<ServiceName, Arc<RuleSet>>,
 }
 
 /// One service with all that concerns calls to it.

@@ -7,6 +7,7 @@ use rand::{SeedableRng, rngs::StdRng};
 
 use super::{Fault, Notice, Revision, Snapshot, SnapshotContext, Unreadable, View, ViewKey};
 use crate::{
+    authz::{CallRequest, Principal},
     model::{
         AuthorizationPolicy, Endpoint, Service, TargetRef, TrafficPolicy,
         authorization::{Action, Mode},
@@ -210,7 +211,46 @@ fn an_older_snapshot_is_untouched_by_a_newer_view() {
     assert_eq!(old.mesh(), &mesh());
 }
 
+#[test]
+fn rules_that_have_not_changed_are_not_compiled_again() {
+    let mut old = view([service("charge", "shop"), service("ledger", "shop")]);
+    old.insert(policy("p", Action::Allow, vec![rule("r", Vec::new())]));
+    old.insert(AuthorizationPolicy {
+        targets: vec![TargetRef::Namespace(namespace("shop"))],
+        ..policy("q", Action::Allow, vec![rule("r", Vec::new())])
+    });
+    let old = snapshot(old);
+    let mut view = View::clone(old.view());
+    view.insert(endpoint("charge", "shop", 1));
+    let new = old.rebuild(Arc::new(view.clone()), Revision(42)).unwrap();
+    let rules =
+        |snapshot: &Snapshot| snapshot.destination(&service_name("charge", "shop")).unwrap().rules().to_vec();
+    assert_eq!(rules(&old).len(), 2);
+    assert!(rules(&old).iter().zip(&rules(&new)).all(|(old, new)| Arc::ptr_eq(old, new)));
+
+    view.insert(policy("p", Action::Deny, vec![rule("r", Vec::new())]));
+    let newer = new.rebuild(Arc::new(view), Revision(43)).unwrap();
+    let kept: Vec<_> =
+        rules(&new).iter().zip(&rules(&newer)).map(|(old, new)| Arc::ptr_eq(old, new)).collect();
+    assert_eq!(kept, [true, false]);
+}
+
 proptest! {
+    #[test]
+    fn a_rebuilt_snapshot_decides_as_one_built_afresh(old in any_view(), new in any_view()) {
+        let Ok(before) = build(old) else { return Ok(()) };
+        let (fresh, rebuilt) = (build(new.clone()), before.rebuild(Arc::new(new), Revision(41)));
+        prop_assert_eq!(fresh.is_ok(), rebuilt.is_ok());
+        let (Ok(fresh), Ok(rebuilt)) = (fresh, rebuilt) else { return Ok(()) };
+        for (service, _) in fresh.destinations() {
+            for source in [id("spiffe://corp.example/ns/a/sa/b"), id("spiffe://corp.example/a")] {
+                let source = Principal::Spiffe(&source);
+                let request = CallRequest { source, service, port: 80, network: None };
+                prop_assert_eq!(fresh.authorize(&request), rebuilt.authorize(&request));
+            }
+        }
+    }
+
     #[test]
     fn a_view_makes_a_snapshot_of_all_its_services_or_none(view in any_view()) {
         let services = view.iter().filter(|(key, _)| matches!(key, ViewKey::Service(_))).count();
