@@ -22,7 +22,7 @@ use weft_identity::{
     svid::{Svid, SvidError},
     tls::{JoinVerifier, join_config},
 };
-use weft_policy::model::HostPort;
+use weft_policy::{code, model::HostPort};
 
 use crate::{
     config::Config,
@@ -110,18 +110,18 @@ impl JoinError {
     pub fn fault(&self) -> Fault {
         let again = "on the server's host: weft token create --for agent --node NAME";
         let mut fault = match self {
-            Self::NotForNode => Fault::new("W7007", "this token is not for an agent").fix(again),
-            Self::OtherNode { .. } => Fault::new("W7004", self.to_string()).fix(again),
+            Self::NotForNode => Fault::new(code::TOKEN_OTHER_PURPOSE, "this token is not for an agent").fix(again),
+            Self::OtherNode { .. } => Fault::new(code::TOKEN_OTHER_NODE, self.to_string()).fix(again),
             Self::Connect(error) if error.is_tls_refusal() => {
-                Fault::new("W7006", "the server is not the one that the token names").fix(again)
+                Fault::new(code::FINGERPRINT_MISMATCH, "the server is not the one that the token names").fix(again)
             }
-            Self::Connect(_) | Self::TimedOut => Fault::new("W6001", "no server of the mesh can be reached")
+            Self::Connect(_) | Self::TimedOut => Fault::new(code::SERVER_UNREACHABLE, "no server of the mesh can be reached")
                 .fix("check that TCP port 7444 of the server is open from here")
                 .fix("weft agent join --token-file FILE"),
             Self::Refused(status) => return status_to_fault(status),
-            Self::Bundle(_) => Fault::new("W7006", self.to_string()).fix(again),
-            Self::Request(_) | Self::Runtime(_) => Fault::new("W9001", self.to_string()),
-            Self::Svid(_) => Fault::new("W3004", self.to_string()).fix(again),
+            Self::Bundle(_) => Fault::new(code::FINGERPRINT_MISMATCH, self.to_string()).fix(again),
+            Self::Request(_) | Self::Runtime(_) => Fault::new(code::INTERNAL, self.to_string()),
+            Self::Svid(_) => Fault::new(code::UNEXPECTED_ANSWER, self.to_string()).fix(again),
             Self::File(error) => return error.fault(),
         };
         let mut source = std::error::Error::source(self);

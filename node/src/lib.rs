@@ -12,3 +12,7 @@ pub mod drain;
 pub mod files;
 pub mod intercept;
 pub mod listen;
+pub mod relay;
+
+#[cfg(test)]
+mod testing;

@@ -6,6 +6,7 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroU16,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -15,7 +16,10 @@ use std::{
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_api::fault::Fault;
-use weft_policy::name::{Namespace, ObjectName, ServiceName};
+use weft_policy::{
+    code,
+    name::{Namespace, ObjectName, ServiceName},
+};
 
 use crate::{
     control::identity::{Holder, keep_fresh},
@@ -53,7 +57,7 @@ pub(crate) enum PortKind {
         workload: Arc<LocalWorkload>,
         uid: Option<u32>,
         service: ServiceName,
-        port: Option<u16>,
+        port: NonZeroU16,
     },
 }
 
@@ -69,8 +73,7 @@ pub(crate) struct OpenPort {
 #[derive(Clone, Debug)]
 pub(crate) struct UpstreamSpec {
     pub(crate) service: ServiceName,
-    /// The service's port; `None` is its default port.
-    pub(crate) port: Option<u16>,
+    pub(crate) port: NonZeroU16,
     pub(crate) listen: SocketAddr,
 }
 
@@ -79,7 +82,8 @@ pub(crate) struct UpstreamSpec {
 pub(crate) struct PortGuard {
     pub(crate) address: SocketAddr,
     stop: CancellationToken,
-    owner: (Namespace, ObjectName),
+    /// Whose port it is; `None` for the shared one.
+    owner: Option<(Namespace, ObjectName)>,
     listeners: Listeners,
 }
 
@@ -93,8 +97,10 @@ impl Drop for PortGuard {
         self.stop.cancel();
         self.listeners.0.open.fetch_sub(1, Ordering::Relaxed);
         let mut ports = self.listeners.0.proxies.lock().unwrap_or_else(PoisonError::into_inner);
-        if ports.get(&self.owner) == Some(&self.address.port()) {
-            ports.remove(&self.owner);
+        if let Some(owner) = &self.owner
+            && ports.get(owner) == Some(&self.address.port())
+        {
+            ports.remove(owner);
         }
     }
 }
@@ -163,12 +169,20 @@ impl Listeners {
         ports.get(&(workload.namespace.clone(), workload.name.clone())).copied()
     }
 
+    /// Opens the proxy port that all workloads share.
+    pub(crate) async fn open_shared_proxy(&self, address: SocketAddr) -> Result<PortGuard, Fault> {
+        let stop = CancellationToken::new();
+        let address = self.ask_worker(address, PortKind::SharedProxy, stop.clone()).await?;
+        self.0.open.fetch_add(1, Ordering::Relaxed);
+        Ok(PortGuard { address, stop, owner: None, listeners: self.clone() })
+    }
+
     /// Opens a proxy port that speaks as `workload`, for programs of user `uid`.
     pub(crate) async fn open_proxy(&self, workload: &Arc<LocalWorkload>, uid: u32) -> Result<ProxyGuard, Fault> {
         let kind = PortKind::Proxy { workload: Arc::clone(workload), uid };
         let guard = self.open(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0), kind, workload).await?;
         let mut ports = self.0.proxies.lock().unwrap_or_else(PoisonError::into_inner);
-        ports.insert(guard.owner.clone(), guard.address.port());
+        ports.insert((workload.namespace.clone(), workload.name.clone()), guard.address.port());
         drop(ports);
         Ok(guard)
     }
@@ -195,14 +209,14 @@ impl Listeners {
     ) -> Result<PortGuard, Fault> {
         if self.0.open.fetch_add(1, Ordering::Relaxed) >= MAX_PORTS {
             self.0.open.fetch_sub(1, Ordering::Relaxed);
-            return Err(Fault::new("W5009", format!("{MAX_PORTS} ports are open already, the limit of one agent")));
+            return Err(Fault::new(code::OVER_LIMIT, format!("{MAX_PORTS} ports are open already, the limit of one agent")));
         }
         let stop = CancellationToken::new();
         let opened = self.ask_worker(address, kind, stop.clone()).await;
         let address = opened.inspect_err(|_| {
             self.0.open.fetch_sub(1, Ordering::Relaxed);
         })?;
-        let owner = (workload.namespace.clone(), workload.name.clone());
+        let owner = Some((workload.namespace.clone(), workload.name.clone()));
         Ok(PortGuard { address, stop, owner, listeners: self.clone() })
     }
 
@@ -213,7 +227,7 @@ impl Listeners {
         stop: CancellationToken,
     ) -> Result<SocketAddr, Fault> {
         let index = self.0.next.fetch_add(1, Ordering::Relaxed) % self.0.workers.len().max(1);
-        let gone = || Fault::new("W9001", "the agent is stopping");
+        let gone = || Fault::new(code::INTERNAL, "the agent is stopping");
         let worker = self.0.workers.get(index).ok_or_else(gone)?;
         let (reply, answer) = oneshot::channel();
         worker.send(OpenPort { address, kind, stop, reply }).await.map_err(|_| gone())?;

@@ -262,6 +262,21 @@ impl Shared {
         self.locals.reindex();
     }
 
+    /// Puts what was known of a declared workload before the restart in force, until a server says otherwise: its label,
+    /// and the services that its snapshot says it serves.
+    pub(crate) fn restored(&self, workload: &Arc<LocalWorkload>, label: EndpointLabel) {
+        let mut services = Vec::new();
+        if let Some(snapshot) = self.state.load() {
+            for (service, destination) in snapshot.destinations() {
+                if destination.endpoints().iter().any(|endpoint| endpoint.label == label) {
+                    services.push(service.clone());
+                    self.demand.pin(service, self.clock.now());
+                }
+            }
+        }
+        self.registered(workload, Registration { label, services, allowed_uids: Vec::new() });
+    }
+
     /// Takes a workload out of everything.
     pub(crate) fn forget_workload(&self, workload: &LocalWorkload) {
         self.locals.remove(&workload.namespace, &workload.name);

@@ -48,7 +48,7 @@ fn run(parts: Parts) {
         Ok(runtime) => runtime,
         Err(error) => {
             // The one who waits may have given up: then there is nobody to tell.
-            let _ = parts.ready.send(Err(Fault::new("W9001", format!("cannot start a worker: {error}"))));
+            let _ = parts.ready.send(Err(Fault::new(weft_policy::code::INTERNAL, format!("cannot start a worker: {error}"))));
             return;
         }
     };
@@ -64,7 +64,7 @@ async fn work(mut parts: Parts) {
     let overlay = match bound {
         Ok(overlay) => overlay,
         Err(error) => {
-            let _ = parts.ready.send(Err(Fault::new("W5014", "cannot open the tunnel endpoint").why(error.to_string())));
+            let _ = parts.ready.send(Err(Fault::new(weft_policy::code::FILE_UNUSABLE, "cannot open the tunnel endpoint").why(error.to_string())));
             return;
         }
     };
@@ -106,7 +106,7 @@ fn open(request: &OpenPort, shared: &Shared) -> Result<(tokio::net::TcpListener,
         PortKind::Upstream { service, .. } => listen::Purpose::Upstream(service.to_string()),
     };
     let listener = listen::tcp(request.address, &purpose).map_err(|error| error.fault())?;
-    let address = listener.local_addr().map_err(|e| Fault::new("W5014", e.to_string()))?;
+    let address = listener.local_addr().map_err(|e| Fault::new(weft_policy::code::FILE_UNUSABLE, e.to_string()))?;
     debug!(%address, purpose = %purpose, node = %shared.config.node, "port open");
     Ok((listener, address))
 }

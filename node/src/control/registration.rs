@@ -42,7 +42,7 @@ pub(crate) async fn register(shared: &Arc<Shared>, workload: &Arc<LocalWorkload>
     let channel = shared.link.channel().await;
     let request = request(shared, workload);
     let answer = DiscoveryClient::new(channel).register(request).await.map_err(|status| refusal(&status))?;
-    let registration = read(&answer.into_inner(), workload).map_err(|what| Fault::new("W6006", what))?;
+    let registration = read(&answer.into_inner(), workload).map_err(|what| Fault::new(weft_policy::code::UNEXPECTED_ANSWER, what))?;
     shared.keep_label(workload, &registration.label);
     let now = shared.clock.now();
     for service in &registration.services {

@@ -10,8 +10,7 @@ use std::{sync::Arc, time::Instant};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 use weft_overlay::{
-    Accepted as FlowAccepted, CloseReason, Handshake, Incoming, Opening, Overlay, PolicyRef, Refused, ResetCode, Tunnel,
-    TunnelStream,
+    Accepted as FlowAccepted, CloseReason, Handshake, Incoming, Opening, Overlay, PolicyRef, Refused, Tunnel,
 };
 use weft_policy::{
     authz::{Authorization, CallRequest, Decision, Denial, Permit, Principal, explain::explain},
@@ -23,10 +22,11 @@ use weft_policy::{
 
 use crate::{
     access::Record,
+    carry,
     error::FlowError,
     flows::{Direction, FlowFacts, FlowPlace},
     local::LocalWorkload,
-    relay,
+    relay::Transfer,
     shared::{Shared, canonical},
 };
 
@@ -104,7 +104,7 @@ impl Inbound {
         incoming: Incoming,
         tunnel: &Tunnel,
         record: &mut Record,
-    ) -> Result<relay::Transfer, FlowError> {
+    ) -> Result<Transfer, FlowError> {
         let destination = match self.find(&incoming, tunnel) {
             Ok(destination) => destination,
             Err(error) => return Err(refuse(incoming, error, "")),
@@ -176,7 +176,7 @@ impl Inbound {
         place: &FlowPlace,
         snapshot: Option<&Snapshot>,
         record: &mut Record,
-    ) -> Result<relay::Transfer, FlowError> {
+    ) -> Result<Transfer, FlowError> {
         let settings = crate::outbound::settings_of(snapshot, &destination.target.service);
         let address = match program_address(snapshot, &destination.workload, &destination.target) {
             Some(address) => address,
@@ -190,9 +190,9 @@ impl Inbound {
             Err(error) => return Err(refuse(incoming, FlowError::Program(error), "")),
         };
         let accepted = FlowAccepted { policy: record.explained.then(|| policy_ref(permit)).flatten() };
-        let stream: TunnelStream = incoming.accept(accepted).await.map_err(FlowError::Stream)?;
+        let stream = incoming.accept(accepted).await.map_err(FlowError::Stream)?;
         record.connected(self.shared.clock.now());
-        relay::until_cut(io, stream, settings.idle, &place.cut).await
+        Ok(carry::tunnel_to_program(&self.shared, io, stream, settings.idle, &place.cut).await)
     }
 }
 
@@ -269,10 +269,9 @@ fn policy_ref(permit: &Permit) -> Option<PolicyRef> {
 /// Refuses the flow with the code of its error, and gives the error back.
 fn refuse(incoming: Incoming, error: FlowError, detail: &str) -> FlowError {
     let class = error.class();
-    let reset: ResetCode = class.reset;
-    if matches!(error, FlowError::Internal(_)) {
+        if matches!(error, FlowError::Internal(_)) {
         warn!(%error, "flow failed");
     }
-    incoming.refuse(Refused::new(reset, class.code.as_str(), detail));
+    incoming.refuse(Refused::new(class.reset, class.code.as_str(), detail));
     error
 }

@@ -6,6 +6,9 @@
 mod runs;
 mod status;
 
+pub(crate) use runs::free_name;
+pub(crate) use status::rfc3339;
+
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
@@ -92,7 +95,7 @@ impl agent_server::Agent for LocalApi {
     async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
         let uid = Self::uid(&request)?;
         if !Self::is_owner(uid) {
-            let fault = Fault::new("W6101", "only the agent's own user and root may drain it");
+            let fault = Fault::new(weft_policy::code::NOT_PERMITTED, "only the agent's own user and root may drain it");
             return Err(fault_to_status(Code::PermissionDenied, &fault));
         }
         let deadline = Duration::from_millis(request.into_inner().deadline_ms).min(MAX_DRAIN);

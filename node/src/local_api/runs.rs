@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroU16,
     sync::Arc,
     time::Duration,
 };
@@ -13,13 +14,17 @@ use weft_api::{
     pb::agent::{RunEvent, RunRequest, SpeakEvent},
 };
 use weft_identity::spiffe::SpiffeId;
-use weft_policy::name::{Namespace, ObjectName, ServiceName};
+use weft_policy::{
+    code,
+    name::{Namespace, ObjectName, ServiceName},
+};
 
 use super::LocalApi;
 use crate::{
     control::registration,
     listeners::{Listeners, ProxyGuard, UpstreamSpec},
     local::LocalWorkload,
+    outbound::resolve::{self, Way},
     shared::Shared,
 };
 
@@ -59,7 +64,7 @@ pub(super) async fn start(
     request: RunRequest,
 ) -> Result<(RunEvent, RunGuard), Refusal> {
     if shared.locals.len() >= MAX_RUNS {
-        return Err((Code::ResourceExhausted, Fault::new("W5009", format!("{MAX_RUNS} workloads run here already"))));
+        return Err((Code::ResourceExhausted, Fault::new(code::OVER_LIMIT, format!("{MAX_RUNS} workloads run here already"))));
     }
     let workload = Arc::new(describe(shared, uid, &request)?);
     let upstreams = upstream_specs(&workload, &request)?;
@@ -78,10 +83,10 @@ async fn bring_up(
     listeners: &Listeners,
     uid: u32,
     workload: &Arc<LocalWorkload>,
-    upstreams: Vec<UpstreamSpec>,
+    upstreams: Vec<Upstream>,
 ) -> Result<(RunEvent, RunGuard), Refusal> {
     if !shared.link.is_up() {
-        let fault = Fault::new("W6001", "a new program cannot be started without a server")
+        let fault = Fault::new(code::SERVER_UNREACHABLE, "a new program cannot be started without a server")
             .why(shared.link.state().why_not)
             .fix("weft agent status");
         return Err((Code::Unavailable, fault));
@@ -89,7 +94,7 @@ async fn bring_up(
     let registered = tokio::time::timeout(READY_WITHIN, registration::register(shared, workload)).await;
     registered.map_err(|_| too_slow(workload))?.map_err(|fault| (Code::PermissionDenied, fault))?;
     if !LocalApi::may_speak(uid, workload) {
-        let fault = Fault::new("W2006", format!("uid {uid} may not run {}", workload.identity))
+        let fault = Fault::new(code::MAY_NOT_SPEAK_AS, format!("uid {uid} may not run {}", workload.identity))
             .why("only the agent's own user, root and the users that the enrollment names may")
             .fix("weft get workloadenrollments -A -o yaml");
         return Err((Code::PermissionDenied, fault));
@@ -106,7 +111,8 @@ async fn bring_up(
     let proxy = listeners.open_proxy(workload, uid).await.map_err(|fault| (Code::Unavailable, fault))?;
     let mut addresses = HashMap::new();
     let mut guards = Vec::new();
-    for spec in upstreams {
+    for upstream in upstreams {
+        let spec = with_port(shared, upstream).await?;
         let name = spec.service.name.to_string();
         let opened = listeners.open_upstream(workload, uid, spec).await;
         let guard = opened.map_err(|fault| (Code::FailedPrecondition, fault))?;
@@ -132,14 +138,14 @@ async fn bring_up(
 }
 
 fn too_slow(workload: &LocalWorkload) -> Refusal {
-    let fault = Fault::new("W3006", format!("no certificate for {} within {READY_WITHIN:?}", workload.identity))
+    let fault = Fault::new(code::NO_SVID_YET, format!("no certificate for {} within {READY_WITHIN:?}", workload.identity))
         .fix("weft agent status");
     (Code::DeadlineExceeded, fault)
 }
 
 /// The workload that a request describes.
 fn describe(shared: &Shared, uid: u32, request: &RunRequest) -> Result<LocalWorkload, Refusal> {
-    let invalid = |what: String| (Code::InvalidArgument, Fault::new("W4001", what).fix("weft run --service charge --port 8081 -- PROGRAM"));
+    let invalid = |what: String| (Code::InvalidArgument, Fault::new(code::USAGE, what).fix("weft run --service charge --port 8081 -- PROGRAM"));
     let account: ObjectName = request.service.parse().map_err(|e| invalid(format!("service {:?}: {e}", request.service)))?;
     let namespace: Namespace = if request.namespace.is_empty() {
         shared.namespace.clone()
@@ -179,8 +185,8 @@ fn local_address(text: &str) -> Option<SocketAddr> {
     text.parse().ok().filter(|address: &SocketAddr| address.port() != 0)
 }
 
-fn upstream_specs(workload: &LocalWorkload, request: &RunRequest) -> Result<Vec<UpstreamSpec>, Refusal> {
-    let invalid = |what: String| (Code::InvalidArgument, Fault::new("W4001", what).fix("weft run --upstream charge:80=9001 …"));
+fn upstream_specs(workload: &LocalWorkload, request: &RunRequest) -> Result<Vec<Upstream>, Refusal> {
+    let invalid = |what: String| (Code::InvalidArgument, Fault::new(code::USAGE, what).fix("weft run --upstream charge:80=9001 …"));
     let spec = |upstream: &weft_api::pb::agent::Upstream| {
         let (name, namespace) = match upstream.service.split_once('.') {
             Some((name, namespace)) => (name, namespace.parse().map_err(|e| invalid(format!("{namespace:?}: {e}")))?),
@@ -198,9 +204,35 @@ fn upstream_specs(workload: &LocalWorkload, request: &RunRequest) -> Result<Vec<
         if !listen.ip().is_loopback() {
             return Err(invalid(format!("an upstream listens on loopback only, not on {listen}")));
         }
-        Ok(UpstreamSpec { service: ServiceName::new(namespace, name), port: (port != 0).then_some(port), listen })
+        Ok(Upstream { service: ServiceName::new(namespace, name), port: NonZeroU16::new(port), listen })
     };
     request.upstreams.iter().map(spec).collect()
+}
+
+/// An upstream as it was asked for.
+struct Upstream {
+    service: ServiceName,
+    /// `None` is the service's default port.
+    port: Option<NonZeroU16>,
+    listen: SocketAddr,
+}
+
+/// Finds the service's default port where none was named.
+async fn with_port(shared: &Shared, upstream: Upstream) -> Result<UpstreamSpec, Refusal> {
+    let Upstream { service, port, listen } = upstream;
+    let port = match port {
+        Some(port) => port,
+        None => match resolve::service_port(shared, &service, None).await {
+            Ok(Way::Mesh(_, target)) => NonZeroU16::new(target.port).ok_or_else(|| no_port(&service))?,
+            Ok(Way::Outside(..)) => return Err(no_port(&service)),
+            Err(error) => return Err((Code::NotFound, error.fault())),
+        },
+    };
+    Ok(UpstreamSpec { service, port, listen })
+}
+
+fn no_port(service: &ServiceName) -> Refusal {
+    (Code::NotFound, Fault::new(code::UNKNOWN_PORT, format!("{service} has no default port")))
 }
 
 /// Opens a proxy port that speaks as an identity of this node.
@@ -221,17 +253,17 @@ pub(super) async fn speak(
         ([only, ..], _) if !wanted.is_empty() => only,
         ([only], "") => only,
         ([], _) if !matches.is_empty() => {
-            let fault = Fault::new("W2006", format!("uid {uid} may not speak as {wanted}"));
+            let fault = Fault::new(code::MAY_NOT_SPEAK_AS, format!("uid {uid} may not speak as {wanted}"));
             return Err((Code::PermissionDenied, fault.fix("weft get workloadenrollments -A -o yaml")));
         }
         (_, "") => {
-            let fault = Fault::new("W2004", "say who calls: this host has several identities, or none")
+            let fault = Fault::new(code::AMBIGUOUS_WORKLOAD, "say who calls: this host has several identities, or none")
                 .why(format!("identities here: {}", identities()))
                 .fix("weft call SERVICE --as NAME");
             return Err((Code::InvalidArgument, fault));
         }
         (_, _) => {
-            let fault = Fault::new("W2007", format!("no workload of this node is {wanted}"))
+            let fault = Fault::new(code::IDENTITY_NOT_ON_NODE, format!("no workload of this node is {wanted}"))
                 .why(format!("identities here: {}", identities()))
                 .fix("weft run --service NAME -- PROGRAM");
             return Err((Code::NotFound, fault));

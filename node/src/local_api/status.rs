@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use weft_api::pb::agent::{AgentProblem, AgentStatusResponse, TunnelStatus, WorkloadStatus};
 use weft_overlay::Role;
+use weft_policy::code;
 
 use crate::{drain::Phase, listeners::Listeners, local::LocalWorkload, shared::Shared};
 
@@ -21,7 +22,7 @@ pub(super) fn status(shared: &Shared, listeners: &Listeners) -> AgentStatusRespo
         server_connected: link.channel.is_some(),
         server: link.server,
         revision: shared.state.revision().0,
-        draining: shared.drain.phase() != Phase::Serving,
+        draining: shared.drain.phase() != Phase::Running,
         workloads: shared.locals.all().iter().map(|workload| workload_status(workload, listeners)).collect(),
         tunnels: shared.planes().iter().flat_map(tunnels).collect(),
         flows: shared.flows.len() as u64,
@@ -87,14 +88,14 @@ fn problems(shared: &Shared, why_not: &str) -> Vec<AgentProblem> {
         let held = workload.slot.load();
         if held.is_none_or(|held| !held.svid().validity().contains(now)) {
             problems.push(AgentProblem {
-                code: "W3005".to_owned(),
+                code: code::OWN_SVID_EXPIRED.to_string(),
                 what: format!("{} has no valid certificate: calls from and to it are refused", workload.identity),
                 fix: vec!["weft status".to_owned()],
             });
         }
         if workload.registration().is_none() && shared.link.is_up() {
             problems.push(AgentProblem {
-                code: "W7009".to_owned(),
+                code: code::REGISTRATION_REFUSED.to_string(),
                 what: format!("{} is not registered: no enrollment allows it on this node", workload.identity),
                 fix: vec!["weft get workloadenrollments -A".to_owned()],
             });
@@ -103,7 +104,7 @@ fn problems(shared: &Shared, why_not: &str) -> Vec<AgentProblem> {
     if !shared.link.is_up() {
         let why = if why_not.is_empty() { "not connected yet" } else { why_not };
         problems.push(AgentProblem {
-            code: "W6001".to_owned(),
+            code: code::CONTROL_LOST.to_string(),
             what: format!("no server is connected ({why}); what is known goes on working"),
             fix: vec!["weft status".to_owned()],
         });

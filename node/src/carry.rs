@@ -1,0 +1,90 @@
+//! Joins a decided flow to the relay: what cuts it, what it is counted in, what its end means.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::net::TcpStream;
+use weft_overlay::{ResetCode, StreamError, TunnelStream};
+
+use crate::{
+    app::AppStream,
+    drain::Phase,
+    error::FlowError,
+    flows::Cut,
+    relay::{self, End, FlowMeter, Relay, Side, Transfer},
+    shared::Shared,
+};
+
+/// Ends when the flow must: the rules refuse it now, or the agent's drain has reached its deadline.
+async fn cut_by(shared: &Shared, cuts: &[&Cut]) -> ResetCode {
+    let mut drain = shared.drain.watch();
+    let by_rules = async {
+        let waits = cuts.iter().map(|cut| Box::pin(cut.cut()));
+        futures_util::future::select_all(waits).await.0
+    };
+    tokio::select! {
+        denial = by_rules, if !cuts.is_empty() => match denial {
+            Some(_) => ResetCode::PolicyChanged,
+            None => ResetCode::Drain,
+        },
+        () = drain.reached(Phase::Cut) => ResetCode::Drain,
+    }
+}
+
+fn settings(shared: &Shared, side: Side, idle: Duration) -> Relay {
+    let meter = Arc::new(FlowMeter::with_totals(shared.metrics.totals(side)));
+    Relay { side, idle, meter, clock: shared.clock.clone() }
+}
+
+/// Between a program here that called and a tunnel. A refusal that came before any byte is told to the program in its
+/// own protocol.
+pub(crate) async fn caller_to_tunnel(
+    shared: &Shared,
+    mut app: AppStream,
+    mut stream: TunnelStream,
+    idle: Duration,
+    cut: &Cut,
+) -> Result<Transfer, FlowError> {
+    if let Err(source) = app.established().await {
+        stream.abort(ResetCode::Cancelled);
+        return Err(FlowError::Local { source });
+    }
+    let relay = settings(shared, Side::Caller, idle);
+    let transfer = relay::both_ways(&mut app, &mut stream, &relay, cut_by(shared, &[cut])).await;
+    match transfer.end {
+        End::Far(StreamError::Refused(refused)) if transfer.received_bytes == 0 => {
+            let error = FlowError::Stream(StreamError::Refused(refused));
+            app.refuse(&error.fault()).await;
+            Err(error)
+        }
+        _ => Ok(transfer),
+    }
+}
+
+/// Between a tunnel and a program here that serves.
+pub(crate) async fn tunnel_to_program(
+    shared: &Shared,
+    io: TcpStream,
+    mut stream: TunnelStream,
+    idle: Duration,
+    cut: &Cut,
+) -> Transfer {
+    let mut app = AppStream::raw(io);
+    let relay = settings(shared, Side::Service, idle);
+    relay::both_ways(&mut app, &mut stream, &relay, cut_by(shared, &[cut])).await
+}
+
+/// Between two programs of this host, or one and a destination outside the mesh.
+pub(crate) async fn within_host(
+    shared: &Shared,
+    mut app: AppStream,
+    io: TcpStream,
+    idle: Duration,
+    cuts: &[&Cut],
+) -> Result<Transfer, FlowError> {
+    if let Err(source) = app.established().await {
+        return Err(FlowError::Local { source });
+    }
+    let mut other = AppStream::raw(io);
+    let relay = settings(shared, Side::Caller, idle);
+    Ok(relay::within_host(&mut app, &mut other, &relay, cut_by(shared, cuts)).await)
+}

@@ -1,0 +1,178 @@
+//! The corridor of a program's connection: from the loopback port to the service it asked for.
+//!
+//! The caller was proven on accept. Here the destination is found, the snapshot is loaded once, an endpoint is chosen and
+//! opened, and bytes are moved. The destination's agent decides; this side refuses only what it knows to lead nowhere.
+
+pub(crate) mod balancers;
+mod egress;
+mod open;
+pub(crate) mod resolve;
+
+use std::sync::Arc;
+
+use tracing::debug;
+use weft_overlay::TunnelPool;
+use weft_policy::{
+    model::traffic::{TimeoutSettings, TrafficSettings},
+    name::ServiceName,
+    route::Target,
+    snapshot::Snapshot,
+};
+
+use crate::{
+    access::Record,
+    carry,
+    error::FlowError,
+    flows::{Direction, FlowFacts},
+    intercept::{Accepted, Pending},
+    local::LocalWorkload,
+    relay::Transfer,
+    shared::Shared,
+};
+use open::{Opened, Opener};
+use resolve::Way;
+
+/// The outbound side of one worker. A clone is the same one.
+#[derive(Clone)]
+pub(crate) struct Outbound {
+    shared: Arc<Shared>,
+    opener: Opener,
+}
+
+impl Outbound {
+    /// Opens tunnels through `pool`.
+    pub(crate) fn new(shared: Arc<Shared>, pool: TunnelPool) -> Self {
+        Self { opener: Opener::new(Arc::clone(&shared), pool), shared }
+    }
+
+    /// Takes a connection whose first bytes are still to come.
+    pub(crate) async fn pending(&self, pending: Pending) {
+        let peer = pending.peer();
+        match pending.finish().await {
+            Ok(accepted) => self.serve(accepted).await,
+            Err(error) => {
+                self.shared.metrics.intercept_refused(error.label());
+                debug!(%peer, code = %error.code(), %error, "local connection refused");
+            }
+        }
+    }
+
+    /// Carries one connection of a program to the service it asked for.
+    async fn serve(&self, accepted: Accepted) {
+        let started = self.shared.clock.now();
+        let identity = accepted.source.identity.clone();
+        let mut record = Record::new(Direction::Outbound, identity, started, self.shared.clock.wall());
+        record.address = Some(accepted.peer);
+        record.protocol = accepted.protocol.as_str();
+        let outcome = self.carry(accepted, &mut record).await;
+        record.finish(&self.shared, outcome);
+    }
+
+    async fn carry(&self, accepted: Accepted, record: &mut Record) -> Result<Transfer, FlowError> {
+        let Accepted { app, source, destination, slot, .. } = accepted;
+        let found = self.find(&source, &destination).await;
+        let (workload, way) = match found {
+            Ok(found) => found,
+            Err(error) => return Err(refuse(app, error).await),
+        };
+        let Some(live) = self.shared.drain.watch().enter() else {
+            return Err(refuse(app, FlowError::Draining).await);
+        };
+        let carried = match way {
+            Way::Mesh(snapshot, target) => self.to_service(app, &workload, &snapshot, target, record).await,
+            Way::Outside(snapshot, outside) => {
+                egress::carry(&self.shared, app, &workload, &snapshot, &outside, record).await
+            }
+        };
+        drop((live, slot));
+        carried
+    }
+
+    async fn find(
+        &self,
+        source: &crate::intercept::LocalWorkload,
+        destination: &crate::intercept::Destination,
+    ) -> Result<(Arc<LocalWorkload>, Way), FlowError> {
+        let gone = || FlowError::WorkloadGone { workload: source.to_string() };
+        let workload = self.shared.locals.named(&source.namespace, &source.name).ok_or_else(gone)?;
+        let way = resolve::resolve(&self.shared, &source.namespace, destination).await?;
+        Ok((workload, way))
+    }
+
+    async fn to_service(
+        &self,
+        app: crate::app::AppStream,
+        workload: &Arc<LocalWorkload>,
+        snapshot: &Arc<Snapshot>,
+        asked: Target,
+        record: &mut Record,
+    ) -> Result<Transfer, FlowError> {
+        record.target = Some(asked.clone());
+        let (snapshot, target) = match self.routed(snapshot, asked).await {
+            Ok(routed) => routed,
+            Err(error) => return Err(refuse(app, error).await),
+        };
+        record.target = Some(target.clone());
+        let facts = FlowFacts {
+            direction: Direction::Outbound,
+            source: workload.identity.clone(),
+            target: target.clone(),
+            network: None,
+            started: record.started,
+        };
+        let place = match self.shared.flows.enter(facts) {
+            Ok(place) => place,
+            Err(full) => return Err(refuse(app, FlowError::TooManyFlows { limit: full.limit }).await),
+        };
+        record.id = place.id();
+        let permit = match snapshot.permit_outbound(&workload.identity, &target) {
+            Ok(permit) => permit,
+            Err(denial) => return Err(refuse(app, FlowError::Denied(denial)).await),
+        };
+        let settings = settings_of(Some(&snapshot), &target.service);
+        let opened = self.opener.open(&snapshot, workload, &permit, app.awaits_success(), &settings, record).await;
+        match opened {
+            Err(error) => Err(refuse(app, error).await),
+            Ok(Opened::Tunnel { stream, load }) => {
+                record.connected(self.shared.clock.now());
+                let carried = carry::caller_to_tunnel(&self.shared, app, stream, settings.idle, &place.cut).await;
+                drop(load);
+                carried
+            }
+            Ok(Opened::Local { io, load, place: inbound }) => {
+                record.connected(self.shared.clock.now());
+                let cuts = [&place.cut, &inbound.cut];
+                let carried = carry::within_host(&self.shared, app, io, settings.idle, &cuts).await;
+                drop(load);
+                carried
+            }
+        }
+    }
+
+    /// Follows the destination's route, if it has one, to a backend that is known here.
+    async fn routed(&self, snapshot: &Arc<Snapshot>, asked: Target) -> Result<(Arc<Snapshot>, Target), FlowError> {
+        let Some(destination) = snapshot.destination(&asked.service) else {
+            return Ok((Arc::clone(snapshot), asked));
+        };
+        let chosen = self.shared.with_rng(|rng| destination.route(asked.port, rng)).map_err(FlowError::Route)?;
+        if snapshot.destination(&chosen.service).is_some() {
+            return Ok((Arc::clone(snapshot), chosen));
+        }
+        match resolve::service_port(&self.shared, &chosen.service, Some(chosen.port)).await? {
+            Way::Mesh(snapshot, target) => Ok((snapshot, target)),
+            Way::Outside(..) => Err(FlowError::NoRoute { destination: chosen.to_string() }),
+        }
+    }
+}
+
+/// Tells the program why there is no connection, and gives the error back for the log.
+async fn refuse(app: crate::app::AppStream, error: FlowError) -> FlowError {
+    app.refuse(&error.fault()).await;
+    error
+}
+
+/// The timeouts of a destination; the defaults when it is not known.
+pub(crate) fn settings_of(snapshot: Option<&Snapshot>, service: &ServiceName) -> TimeoutSettings {
+    let settings = snapshot.and_then(|snapshot| snapshot.destination(service)).map(|found| *found.settings());
+    settings.unwrap_or_else(TrafficSettings::default).timeouts
+}

@@ -1,0 +1,296 @@
+//! Opens a connection to a destination: pick an endpoint, open, on a failure that says "another may serve" pick another.
+//!
+//! The only loop of the corridor. It ends with the destination's connect timeout, which all attempts share, or when every
+//! endpoint was tried. An endpoint on this node is reached without a tunnel, by the same decision and the same policy.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    num::NonZeroU16,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::net::TcpStream;
+use tracing::debug;
+use weft_identity::{
+    spiffe::SpiffeId,
+    tls::{ExpectedPeer, client_config},
+};
+use weft_overlay::{ALPN, PoolKey, Protocol, StreamHeader, TunnelPool, TunnelStream, pool::DialWith};
+use weft_policy::{
+    authz::Permit,
+    model::{Endpoint, HostPort, traffic::TimeoutSettings},
+    name::EndpointLabel,
+    snapshot::{Destination, Snapshot},
+};
+
+use super::balancers::{Load, Try};
+use crate::{
+    access::Record,
+    error::{FlowError, Retry},
+    flows::{Direction, FlowFacts, FlowPlace},
+    inbound,
+    local::LocalWorkload,
+    shared::Shared,
+};
+
+/// Endpoints tried for one connection.
+const MAX_TRIES: usize = 3;
+/// TLS configurations kept, one for each pair of identities in use; making one costs about as much as a flow.
+const MAX_CONFIGS: usize = 4_096;
+/// For so long a resolved name is believed.
+const RESOLVED_FOR: Duration = Duration::from_secs(30);
+/// Names kept.
+const MAX_NAMES: usize = 1_024;
+
+/// Opens connections for one worker. A clone is the same one.
+#[derive(Clone)]
+pub(super) struct Opener {
+    shared: Arc<Shared>,
+    pool: TunnelPool,
+    configs: Arc<Mutex<HashMap<(SpiffeId, SpiffeId), Arc<rustls::ClientConfig>>>>,
+    names: Arc<Mutex<HashMap<HostPort, (Instant, Vec<SocketAddr>)>>>,
+}
+
+/// An open way to the destination's program.
+pub(super) enum Opened {
+    /// Through a tunnel. Unless the caller waited for success, the reply comes with the first bytes back.
+    Tunnel { stream: TunnelStream, load: Load },
+    /// To a program of this node.
+    Local { io: TcpStream, load: Load, place: FlowPlace },
+}
+
+impl Opener {
+    pub(super) fn new(shared: Arc<Shared>, pool: TunnelPool) -> Self {
+        Self { shared, pool, configs: Arc::default(), names: Arc::default() }
+    }
+
+    /// Opens a connection as `permit` allows. With `await_reply` it returns only once the far program has accepted.
+    pub(super) async fn open(
+        &self,
+        snapshot: &Snapshot,
+        source: &Arc<LocalWorkload>,
+        permit: &Permit,
+        await_reply: bool,
+        settings: &TimeoutSettings,
+        record: &mut Record,
+    ) -> Result<Opened, FlowError> {
+        let tries = self.tries(snapshot, source, permit, await_reply, record);
+        let within = settings.connect;
+        tokio::time::timeout(within, tries).await.unwrap_or(Err(FlowError::ConnectTimeout { waited: within }))
+    }
+
+    async fn tries(
+        &self,
+        snapshot: &Snapshot,
+        source: &Arc<LocalWorkload>,
+        permit: &Permit,
+        await_reply: bool,
+        record: &mut Record,
+    ) -> Result<Opened, FlowError> {
+        let target = permit.target();
+        let destination = snapshot.destination(&target.service).ok_or_else(|| FlowError::UnknownService {
+            service: target.service.clone(),
+            server: self.shared.link.is_up(),
+        })?;
+        let mut tried: Vec<EndpointLabel> = Vec::new();
+        let mut last = None;
+        while tried.len() < MAX_TRIES {
+            let attempt = match self.pick(destination, &tried) {
+                Ok(attempt) => attempt,
+                // What the endpoints said is the better reason than "no more endpoints".
+                Err(error) => return Err(last.unwrap_or(error)),
+            };
+            let endpoint = Arc::clone(attempt.endpoint());
+            record.endpoint(&endpoint, tried.len() + 1);
+            tried.push(endpoint.label.clone());
+            match self.one(snapshot, source, permit, attempt, await_reply, record).await {
+                Ok(opened) => return Ok(opened),
+                Err(error) if error.class().retry == Retry::OtherEndpoint => {
+                    debug!(endpoint = %endpoint.workload, node = %endpoint.node, %error, "trying another endpoint");
+                    last = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| FlowError::Internal("no endpoint was tried".to_owned())))
+    }
+
+    fn pick(&self, destination: &Destination, tried: &[EndpointLabel]) -> Result<Try, FlowError> {
+        let now = self.shared.clock.now();
+        let picked = self.shared.with_rng(|rng| self.shared.balancers.pick(destination, rng, now, tried));
+        picked.map_err(|none| FlowError::NoEndpoint {
+            service: destination.service().service_name(),
+            code: none.code(),
+        })
+    }
+
+    async fn one(
+        &self,
+        snapshot: &Snapshot,
+        source: &Arc<LocalWorkload>,
+        permit: &Permit,
+        attempt: Try,
+        await_reply: bool,
+        record: &mut Record,
+    ) -> Result<Opened, FlowError> {
+        let endpoint = Arc::clone(attempt.endpoint());
+        let here = (endpoint.node == self.shared.config.node)
+            .then(|| self.shared.locals.labelled(endpoint.label.as_str()))
+            .flatten();
+        let outcome = match here {
+            Some(workload) => self.local(snapshot, source, permit, &workload, record).await.map(Side::Local),
+            None => self.tunnel(source, permit, &endpoint, await_reply, record).await.map(Side::Tunnel),
+        };
+        let now = self.shared.clock.now();
+        match outcome {
+            Ok(Side::Tunnel(stream)) => Ok(Opened::Tunnel { stream, load: attempt.connected(now) }),
+            Ok(Side::Local((io, place))) => Ok(Opened::Local { io, load: attempt.connected(now), place }),
+            Err(error) => {
+                if error.class().retry == Retry::OtherEndpoint {
+                    let ejected = self.shared.with_rng(|rng| attempt.failed(rng, now));
+                    if ejected {
+                        debug!(endpoint = %endpoint.workload, node = %endpoint.node, "endpoint ejected");
+                    }
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Through a tunnel to the endpoint's agent.
+    async fn tunnel(
+        &self,
+        source: &Arc<LocalWorkload>,
+        permit: &Permit,
+        endpoint: &Endpoint,
+        await_reply: bool,
+        record: &mut Record,
+    ) -> Result<TunnelStream, FlowError> {
+        if source.slot.load().is_none() {
+            return Err(FlowError::NoSvid { identity: source.identity.to_string() });
+        }
+        let addresses = self.addresses(endpoint).await?;
+        let key = PoolKey {
+            source: source.identity.clone(),
+            destination: endpoint.identity.clone(),
+            addresses: addresses.into(),
+        };
+        let with = DialWith {
+            server_name: format!("{}.{}.weft", endpoint.label, self.shared.cluster),
+            client: self.config(source, &endpoint.identity),
+        };
+        let header = header(permit, endpoint, record)?;
+        let (mut stream, tunnel) = self.pool.open(&key, &with, &header).await.map_err(FlowError::Tunnel)?;
+        record.tunnel(tunnel.id(), tunnel.remote_address());
+        if await_reply {
+            let accepted = stream.reply().await.map_err(FlowError::Stream)?;
+            record.accepted(&accepted);
+        }
+        Ok(stream)
+    }
+
+    /// To a program of this node: the destination's decision is made here, by the same code.
+    async fn local(
+        &self,
+        snapshot: &Snapshot,
+        source: &Arc<LocalWorkload>,
+        permit: &Permit,
+        workload: &LocalWorkload,
+        record: &mut Record,
+    ) -> Result<(TcpStream, FlowPlace), FlowError> {
+        let target = permit.target();
+        let facts = FlowFacts {
+            direction: Direction::Inbound,
+            source: source.identity.clone(),
+            target: target.clone(),
+            network: None,
+            started: record.started,
+        };
+        let full = |full: crate::flows::TooManyFlows| FlowError::TooManyFlows { limit: full.limit };
+        let place = self.shared.flows.enter(facts).map_err(full)?;
+        record.path = "local";
+        // Loaded again: the flow is in the table now, and what decides must be what is in force.
+        let current = self.shared.state.load();
+        let current = current.as_deref().unwrap_or(snapshot);
+        let permit =
+            inbound::decide(&self.shared, Some(current), &place, record).map_err(FlowError::Denied)?;
+        let address = inbound::program_address(Some(current), workload, target)
+            .ok_or_else(|| FlowError::NoRoute { destination: target.to_string() })?;
+        let within = super::settings_of(Some(current), &target.service).connect;
+        let io = inbound::connect::connect(&permit, address, within).await.map_err(FlowError::Program)?;
+        Ok((io, place))
+    }
+
+    /// The TLS side of dialling `destination` as `source`: accepts that identity only, so that a wrong server is refused
+    /// before it sees the caller's certificate.
+    fn config(&self, source: &LocalWorkload, destination: &SpiffeId) -> Arc<rustls::ClientConfig> {
+        let mut configs = self.configs.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (source.identity.clone(), destination.clone());
+        if let Some(config) = configs.get(&key) {
+            return Arc::clone(config);
+        }
+        if configs.len() >= MAX_CONFIGS {
+            configs.clear();
+        }
+        let expected = ExpectedPeer::Exactly(destination.clone());
+        let bundles = self.shared.bundles.clone();
+        let config = Arc::new(client_config(Some(source.slot.clone()), bundles, expected, &[ALPN]));
+        configs.insert(key, Arc::clone(&config));
+        config
+    }
+
+    /// The endpoint's addresses in the order to be tried; names are resolved and kept for a moment.
+    async fn addresses(&self, endpoint: &Endpoint) -> Result<Vec<SocketAddr>, FlowError> {
+        let mut all = Vec::with_capacity(endpoint.addresses.len());
+        for address in &endpoint.addresses {
+            match address.host.parse() {
+                Ok(ip) => all.push(SocketAddr::new(ip, address.port)),
+                Err(_) => all.extend(self.resolve(address).await),
+            }
+        }
+        if all.is_empty() {
+            let endpoint = format!("{}@{}", endpoint.workload, endpoint.node);
+            return Err(FlowError::NoAddress { endpoint });
+        }
+        Ok(all)
+    }
+
+    async fn resolve(&self, address: &HostPort) -> Vec<SocketAddr> {
+        let now = self.shared.clock.now();
+        let lock = || self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((since, known)) = lock().get(address)
+            && now.saturating_duration_since(*since) < RESOLVED_FOR
+        {
+            return known.clone();
+        }
+        let found = tokio::net::lookup_host((address.host.as_str(), address.port)).await;
+        let found: Vec<_> = found.map(Iterator::collect).unwrap_or_default();
+        let mut names = lock();
+        if names.len() >= MAX_NAMES {
+            names.clear();
+        }
+        names.insert(address.clone(), (now, found.clone()));
+        found
+    }
+}
+
+enum Side {
+    Tunnel(TunnelStream),
+    Local((TcpStream, FlowPlace)),
+}
+
+fn header(permit: &Permit, endpoint: &Endpoint, record: &Record) -> Result<StreamHeader, FlowError> {
+    let target = permit.target();
+    let label = |text: &str| text.parse().map_err(|_| FlowError::Internal(format!("{text:?} is no label")));
+    Ok(StreamHeader {
+        namespace: label(target.service.namespace.as_str())?,
+        service: label(target.service.name.as_str())?,
+        port: NonZeroU16::new(target.port).ok_or_else(|| FlowError::Internal("port 0".to_owned()))?,
+        endpoint: label(endpoint.label.as_str())?,
+        protocol: Protocol::Tcp,
+        trace: None,
+        source: record.address,
+    })
+}
