@@ -25,6 +25,7 @@ mod budget;
 mod clock;
 mod code;
 mod control;
+mod crypto;
 mod dial;
 mod endpoint;
 mod error;

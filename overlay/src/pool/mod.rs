@@ -1,6 +1,6 @@
 //! The tunnels of one endpoint to all destinations, made when first needed and shared by all flows.
 //!
-//! [`TunnelPool`] carries out what [`plan`] decides. Dials run in tasks of their own, so that a flow that
+//! [`TunnelPool`] carries out what its plan decides. Dials run in tasks of their own, so that a flow that
 //! gives up does not take the dial from the others that wait for it. One task looks at all tunnels once
 //! a second.
 
