@@ -22,6 +22,8 @@ const INCOMING_BUFFER_BYTES: u64 = 64 * 1024;
 const INCOMING_BUFFERS_BYTES: u64 = 16 * 1024 * 1024;
 /// How long a Retry token is good (security limits).
 const RETRY_TOKEN_LIFETIME: Duration = Duration::from_secs(15);
+
+/// The TLS side of accepting, if it keeps what every tunnel promises.
 pub(crate) fn server_crypto(server: Arc<rustls::ServerConfig>) -> Result<Arc<QuicServerConfig>, ConfigFault> {
     if server.max_early_data_size != 0 || server.send_half_rtt_data {
         return Err(ConfigFault::EarlyData);
@@ -35,6 +37,7 @@ pub(crate) fn server_crypto(server: Arc<rustls::ServerConfig>) -> Result<Arc<Qui
     QuicServerConfig::try_from(server).map(Arc::new).map_err(|_| ConfigFault::InitialSuite)
 }
 
+/// The TLS side of dialling, likewise.
 pub(crate) fn client_crypto(client: Arc<rustls::ClientConfig>) -> Result<Arc<QuicClientConfig>, ConfigFault> {
     if client.enable_early_data {
         return Err(ConfigFault::EarlyData);
@@ -45,6 +48,7 @@ pub(crate) fn client_crypto(client: Arc<rustls::ClientConfig>) -> Result<Arc<Qui
     QuicClientConfig::try_from(client).map(Arc::new).map_err(|_| ConfigFault::InitialSuite)
 }
 
+/// How handshakes from `path` are accepted.
 pub(crate) fn server_config(
     crypto: &Arc<QuicServerConfig>,
     transport: &Transport,

@@ -78,7 +78,7 @@ struct Place {
 impl Overlay {
     /// Makes an endpoint of `socket` on the current tokio runtime.
     ///
-    /// `server` must speak [`ALPN`], without early data and without session tickets. `keys` are the
+    /// `server` must speak [`crate::ALPN`], without early data and without session tickets. `keys` are the
     /// node's own, the same after a restart.
     ///
     /// # Errors

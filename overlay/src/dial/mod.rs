@@ -26,7 +26,7 @@ use plan::{DialPlan, Next};
 
 impl Overlay {
     /// Makes a tunnel to the first of `addresses` that answers and proves itself to `client`, which must
-    /// speak [`ALPN`] without early data. `server_name` chooses the SVID that the other end presents.
+    /// speak [`crate::ALPN`] without early data. `server_name` chooses the SVID that the other end presents.
     ///
     /// The whole dial takes at most the handshake timeout. Cancel-safe.
     ///
