@@ -126,6 +126,9 @@ pub struct DeleteResponse {
     pub revision: u64,
     #[prost(message, repeated, tag = "2")]
     pub deleted: ::prost::alloc::vec::Vec<ObjectRef>,
+    /// What still refers to the deleted objects, each led by its code.
+    #[prost(string, repeated, tag = "3")]
+    pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CheckPolicyRequest {
