@@ -1,338 +1,564 @@
-//! Why a flow failed, and the one table of what follows from it.
+//! Why a flow was refused or broke, and what follows from it.
 //!
-//! Every cause that an operator would treat differently is a variant; [`FlowError::class`] says for each which code the
-//! other agent is told, which word the metrics carry, whether another endpoint may be tried, and which row of the
-//! catalogue a person reads.
+//! Owns one table: each cause has exactly one [`Class`]: what the other end is told, the word in metrics, whether another
+//! endpoint may be tried, and the catalogue's code. All matches are exhaustive, so a new cause asks for its class.
 
-use std::time::Duration;
+use std::{io, net::SocketAddr, time::Duration};
 
 use weft_api::fault::Fault;
-use weft_overlay::{CloseReason, DialError, OpenError, PeerCode, ResetCode, StreamError, pool::PoolError};
+use weft_identity::spiffe::SpiffeId;
+use weft_overlay::{
+    By, CloseCode, CloseReason, DialError, OpenError, OpeningError, PeerCode, Refused, ResetCode,
+    StreamError, pool::PoolError,
+};
 use weft_policy::{
     authz::Denial,
+    balance::NoEndpoint,
     code::{self, CodeId},
     name::ServiceName,
     route::NoBackend,
 };
 
-use crate::{app::fault_of, inbound::connect::ConnectError};
+use crate::{
+    app::fault_of,
+    intercept::InterceptError,
+    relay::{End, Side},
+};
 
-/// Why a flow was refused or broke.
+/// Why a flow was refused or broke. One variant per cause an operator would treat differently.
 #[derive(Debug, thiserror::Error)]
 pub enum FlowError {
-    /// The rules refuse it.
-    #[error("{}", .0.summary())]
-    Denied(Box<Denial>),
-    /// The agent has no snapshot yet.
-    #[error("this agent has no policy yet")]
-    NoSnapshot,
-    /// The caller has no valid SVID.
-    #[error("{identity} has no valid certificate")]
-    NoSvid {
-        /// Who calls.
-        identity: String,
-    },
-    /// The workload that the connection belongs to has gone.
-    #[error("{workload} is no workload of this agent any more")]
-    WorkloadGone {
-        /// Which.
+    /// The program's connection was not taken.
+    #[error(transparent)]
+    Intercept(#[from] InterceptError),
+    /// The workload has no valid SVID.
+    #[error("{workload} has no certificate now")]
+    NoIdentity {
+        /// Who should call or serve.
         workload: String,
     },
-    /// No service of that name.
-    #[error("no service {service}{}", if *server { "" } else { " is known here, and no server is connected" })]
+    /// The name is the mesh's and no service has it.
+    #[error("no service {name}")]
     UnknownService {
-        /// Which.
-        service: ServiceName,
-        /// Whether a server could be asked.
-        server: bool,
+        /// The name, as a service.
+        name: String,
     },
     /// The service has no such port.
-    #[error("{service} has no {}", port.map_or_else(|| "default port".to_owned(), |port| format!("port {port}")))]
+    #[error("{service} has no port {}", port.map_or_else(|| "of its own choice".to_owned(), |port| port.to_string()))]
     UnknownPort {
         /// The service.
         service: ServiceName,
-        /// The port asked for; `None` for the default.
+        /// The port asked for, if one was.
         port: Option<u16>,
     },
-    /// Nothing of that name is served.
-    #[error("nothing serves {destination} here")]
-    NoRoute {
+    /// The destination is outside the mesh, and that is not allowed.
+    #[error("{destination} is outside the mesh")]
+    EgressDenied {
         /// What was asked for.
         destination: String,
     },
-    /// The stream names an endpoint that is not behind its tunnel.
-    #[error("no endpoint {label} behind this tunnel")]
-    WrongEndpoint {
-        /// Its label.
-        label: String,
+    /// The destination outside the mesh cannot be connected.
+    #[error("cannot connect {destination}")]
+    EgressUnreachable {
+        /// What was asked for.
+        destination: String,
+        /// Why.
+        source: io::Error,
     },
+    /// A name outside the mesh has no address.
+    #[error("cannot resolve {host}")]
+    NameNotResolved {
+        /// The name.
+        host: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Policy refuses the caller.
+    #[error("{}", .0.summary())]
+    Denied(Box<Denial>),
     /// A route leads nowhere.
-    #[error("{0}")]
-    Route(NoBackend),
-    /// The agent knows as many destinations as it may.
-    #[error("this agent knows as many destinations as it may")]
-    TooManyDestinations,
-    /// No endpoint, all ejected, or the breaker is open.
-    #[error("{service}: {}", .code.title())]
+    #[error(transparent)]
+    NoBackend(#[from] NoBackend),
+    /// No endpoint can take the connection.
+    #[error("{service}: {reason}")]
     NoEndpoint {
         /// The service.
         service: ServiceName,
-        /// Which of the three.
-        code: CodeId,
+        /// Why.
+        reason: NoEndpoint,
     },
-    /// The endpoint's addresses lead nowhere.
-    #[error("{endpoint} advertises no address that resolves here")]
-    NoAddress {
-        /// Which endpoint.
+    /// The endpoint's identity may not serve the service.
+    #[error("{identity} may not serve {service}")]
+    ForeignEndpoint {
+        /// The service.
+        service: ServiceName,
+        /// Who announced itself for it.
+        identity: SpiffeId,
+    },
+    /// No tunnel to the endpoint.
+    #[error("no tunnel to {endpoint}")]
+    NoTunnel {
+        /// The endpoint's workload and node.
         endpoint: String,
+        /// Why.
+        source: PoolError,
     },
-    /// No tunnel.
-    #[error(transparent)]
-    Tunnel(#[from] PoolError),
-    /// Everything together took too long.
-    #[error("not connected within {waited:?}")]
+    /// The attempts together took longer than the connect timeout.
+    #[error("not connected within {} ms", after.as_millis())]
     ConnectTimeout {
-        /// How long.
-        waited: Duration,
+        /// The timeout.
+        after: Duration,
     },
-    /// The other agent refused, or the stream broke.
+    /// The other agent refused the flow.
+    #[error(transparent)]
+    Refused(Refused),
+    /// The flow broke before it was accepted.
     #[error(transparent)]
     Stream(StreamError),
-    /// The program behind the service was not reached.
+    /// A flow came in without a header.
     #[error(transparent)]
-    Program(ConnectError),
-    /// The destination is outside the mesh, and that is denied.
-    #[error("{destination} is outside the mesh, and egress is denied")]
-    EgressDenied {
-        /// Where it was to go.
-        destination: String,
+    Opening(#[from] OpeningError),
+    /// A flow came in for an endpoint that is not here.
+    #[error("no endpoint {label} on this agent")]
+    WrongEndpoint {
+        /// The label in its header.
+        label: String,
     },
-    /// The destination outside the mesh does not answer.
-    #[error("{destination} cannot be connected: {source}")]
-    EgressUnreachable {
-        /// Where it was to go.
-        destination: String,
+    /// A flow came in for a service or port that its endpoint does not serve.
+    #[error("{service}:{port} is not served by this endpoint")]
+    NotServed {
+        /// The service in its header.
+        service: String,
+        /// The port in its header.
+        port: u16,
+    },
+    /// The program behind the service refuses the connection.
+    #[error("the program at {address} refuses the connection")]
+    ProgramRefused {
+        /// Where it should listen.
+        address: SocketAddr,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
-    /// As many flows live as may.
-    #[error("the agent carries {limit} flows already, its limit")]
-    TooManyFlows {
-        /// The limit.
-        limit: usize,
+    /// The program behind the service does not accept in time.
+    #[error("the program at {address} did not accept within {} ms", after.as_millis())]
+    ProgramTimeout {
+        /// Where it should listen.
+        address: SocketAddr,
+        /// How long it was awaited.
+        after: Duration,
     },
-    /// The agent is stopping.
-    #[error("the agent is stopping")]
+    /// This agent takes no more flows.
+    #[error("this agent takes no more flows")]
+    Overloaded,
+    /// This agent is stopping.
+    #[error("this agent is shutting down")]
     Draining,
-    /// A rule changed and refuses the flow now.
-    #[error("cut: {}", .0.as_ref().map_or_else(|| "the agent is stopping".to_owned(), |denial| denial.summary()))]
-    Cut(Option<Box<Denial>>),
-    /// No byte moved for too long.
-    #[error("nothing moved for {idle:?}")]
-    Idle {
-        /// How long.
-        idle: Duration,
-    },
-    /// The program's own connection broke.
-    #[error("the program's connection broke: {source}")]
-    Local {
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// A fault of this agent.
-    #[error("{0}")]
-    Internal(String),
+    /// The program went away before its connection stood.
+    #[error("the program went away")]
+    ProgramGone(#[source] io::Error),
 }
 
-/// Whether the flow may be tried on another endpoint, as long as no byte of it was sent.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Retry {
-    /// Another endpoint may serve.
-    OtherEndpoint,
-    /// It would fail everywhere, or must not be tried again.
-    Never,
-}
-
-/// What follows from an error.
+/// What follows from a cause.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Class {
-    /// What the other agent is told.
+    /// What the other end is told.
     pub reset: ResetCode,
-    /// The `error.type` of metrics and logs.
+    /// The value of `error.type` in metrics and logs.
     pub label: &'static str,
     /// Whether another endpoint may be tried.
     pub retry: Retry,
-    /// The row of the catalogue.
+    /// The catalogue's code.
     pub code: CodeId,
 }
 
-const fn class(reset: ResetCode, label: &'static str, retry: Retry, code: CodeId) -> Class {
-    Class { reset, label, retry, code }
+/// Whether another endpoint may be tried. Only while no byte of the program was sent: that is the caller's to know.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Retry {
+    /// Another one would say the same, or the flow is over.
+    Never,
+    /// Another one may serve.
+    OtherEndpoint,
+}
+
+impl Class {
+    const fn new(reset: ResetCode, label: &'static str, retry: Retry, code: CodeId) -> Self {
+        Self { reset, label, retry, code }
+    }
 }
 
 impl FlowError {
-    /// The one table.
+    /// The class of the cause.
     #[must_use]
     pub fn class(&self) -> Class {
         use Retry::{Never, OtherEndpoint};
         match self {
-            Self::Denied(denial) => class(ResetCode::PolicyDenied, "denied", Never, denial.code),
-            Self::NoSnapshot => class(ResetCode::PolicyDenied, "no_snapshot", Never, code::NO_SNAPSHOT),
-            Self::NoSvid { .. } => class(ResetCode::IdentityExpired, "no_svid", Never, code::NO_SVID_YET),
-            Self::WorkloadGone { .. } => {
-                class(ResetCode::NoRoute, "workload_gone", Never, code::IDENTITY_NOT_ON_NODE)
+            Self::Intercept(error) => Class::new(ResetCode::Protocol, error.label(), Never, error.code()),
+            Self::NoIdentity { .. } => {
+                Class::new(ResetCode::IdentityExpired, "no_identity", Never, code::NO_SVID_YET)
             }
-            Self::UnknownService { .. } => class(ResetCode::NoRoute, "unknown_service", Never, code::UNKNOWN_SERVICE),
-            Self::UnknownPort { .. } => class(ResetCode::NoRoute, "unknown_port", Never, code::UNKNOWN_PORT),
-            Self::NoRoute { .. } => class(ResetCode::NoRoute, "no_route", OtherEndpoint, code::UNKNOWN_SERVICE),
-            Self::WrongEndpoint { .. } => {
-                class(ResetCode::WrongEndpoint, "wrong_endpoint", OtherEndpoint, code::UNKNOWN_ENDPOINT)
+            Self::UnknownService { .. } => {
+                Class::new(ResetCode::NoRoute, "unknown_service", Never, code::UNKNOWN_SERVICE)
             }
-            Self::Route(problem) => class(ResetCode::NoRoute, "route", Never, problem.code()),
-            Self::TooManyDestinations => class(ResetCode::Overloaded, "too_many_destinations", Never, code::OVERLOADED),
-            Self::NoEndpoint { code, .. } => class(ResetCode::Unreachable, "no_endpoint", Never, *code),
-            Self::NoAddress { .. } => {
-                class(ResetCode::Unreachable, "no_address", OtherEndpoint, code::NO_USABLE_ADDRESS)
+            Self::UnknownPort { .. } => {
+                Class::new(ResetCode::NoRoute, "unknown_port", Never, code::UNKNOWN_PORT)
             }
-            Self::Tunnel(error) => tunnel_class(error),
-            Self::ConnectTimeout { .. } => class(ResetCode::Unreachable, "connect_timeout", Never, code::CONNECT_TIMEOUT),
-            Self::Stream(error) => stream_class(error),
-            Self::Program(ConnectError::Refused { .. }) => {
-                class(ResetCode::UpstreamRefused, "program_refused", OtherEndpoint, code::PROGRAM_REFUSED)
+            Self::EgressDenied { .. } => {
+                Class::new(ResetCode::PolicyDenied, "egress_denied", Never, code::EGRESS_DENIED)
             }
-            Self::Program(ConnectError::TimedOut { .. }) => {
-                class(ResetCode::UpstreamTimeout, "program_timeout", OtherEndpoint, code::PROGRAM_TIMEOUT)
-            }
-            Self::EgressDenied { .. } => class(ResetCode::PolicyDenied, "egress_denied", Never, code::EGRESS_DENIED),
             Self::EgressUnreachable { .. } => {
-                class(ResetCode::Unreachable, "egress_unreachable", Never, code::EGRESS_UNREACHABLE)
+                Class::new(ResetCode::Unreachable, "egress_unreachable", Never, code::EGRESS_UNREACHABLE)
             }
-            Self::TooManyFlows { .. } => class(ResetCode::Overloaded, "too_many_flows", OtherEndpoint, code::OVERLOADED),
-            Self::Draining => class(ResetCode::Drain, "draining", OtherEndpoint, code::DRAINING),
-            Self::Cut(Some(_)) => class(ResetCode::PolicyChanged, "policy_changed", Never, code::REVOKED_BY_POLICY),
-            Self::Cut(None) => class(ResetCode::Drain, "drained", Never, code::DRAINING),
-            Self::Idle { .. } => class(ResetCode::Idle, "idle", Never, code::IDLE_TIMEOUT),
-            Self::Local { .. } => class(ResetCode::UpstreamReset, "local_reset", Never, code::PROGRAM_RESET),
-            Self::Internal(_) => class(ResetCode::Internal, "internal", Never, code::INTERNAL),
+            Self::NameNotResolved { .. } => {
+                Class::new(ResetCode::Unreachable, "name_not_resolved", Never, code::NAME_NOT_RESOLVED)
+            }
+            Self::Denied(denial) => Class::new(ResetCode::PolicyDenied, "denied", Never, denial.code),
+            Self::NoBackend(error) => Class::new(ResetCode::NoRoute, "no_backend", Never, error.code()),
+            Self::NoEndpoint { reason, .. } => {
+                Class::new(ResetCode::Unreachable, no_endpoint(*reason), Never, reason.code())
+            }
+            Self::ForeignEndpoint { .. } => {
+                let code = code::WRONG_SERVER_IDENTITY;
+                Class::new(ResetCode::PolicyDenied, "foreign_endpoint", OtherEndpoint, code)
+            }
+            Self::NoTunnel { source, .. } => of_pool(source),
+            Self::ConnectTimeout { .. } => {
+                Class::new(ResetCode::UpstreamTimeout, "connect_timeout", Never, code::CONNECT_TIMEOUT)
+            }
+            Self::Refused(refused) => of_refusal(refused),
+            Self::Stream(error) => of_stream(error),
+            Self::Opening(error) => of_opening(error),
+            Self::WrongEndpoint { .. } => {
+                let code = code::UNKNOWN_ENDPOINT;
+                Class::new(ResetCode::WrongEndpoint, "wrong_endpoint", OtherEndpoint, code)
+            }
+            Self::NotServed { .. } => {
+                Class::new(ResetCode::NoRoute, "not_served", OtherEndpoint, code::UNKNOWN_ENDPOINT)
+            }
+            Self::ProgramRefused { .. } => {
+                let code = code::PROGRAM_REFUSED;
+                Class::new(ResetCode::UpstreamRefused, "program_refused", OtherEndpoint, code)
+            }
+            Self::ProgramTimeout { .. } => {
+                let code = code::PROGRAM_TIMEOUT;
+                Class::new(ResetCode::UpstreamTimeout, "program_timeout", OtherEndpoint, code)
+            }
+            Self::Overloaded => {
+                Class::new(ResetCode::Overloaded, "overloaded", OtherEndpoint, code::OVERLOADED)
+            }
+            Self::Draining => Class::new(ResetCode::Drain, "draining", OtherEndpoint, code::DRAINING),
+            Self::ProgramGone(_) => {
+                Class::new(ResetCode::Cancelled, "program_gone", Never, code::PEER_CLOSED)
+            }
         }
     }
 
-    /// The error as the program or a person meets it.
+    /// What the program or a person is told: this occurrence, with cause and next commands of its code.
     #[must_use]
     pub fn fault(&self) -> Fault {
-        let class = self.class();
-        if let Self::Stream(StreamError::Refused(refused)) = self {
-            let what = if refused.detail.is_empty() { class.code.title().to_owned() } else { refused.detail.clone() };
-            return fault_of(class.code, what);
+        match self {
+            Self::Intercept(error) => error.fault(),
+            Self::Refused(refused) => {
+                let class = of_refusal(refused);
+                let detail = if refused.detail.is_empty() { class.code.title() } else { &refused.detail };
+                fault_of(class.code, detail)
+            }
+            Self::NoIdentity { .. }
+            | Self::UnknownService { .. }
+            | Self::UnknownPort { .. }
+            | Self::EgressDenied { .. }
+            | Self::EgressUnreachable { .. }
+            | Self::NameNotResolved { .. }
+            | Self::Denied(_)
+            | Self::NoBackend(_)
+            | Self::NoEndpoint { .. }
+            | Self::ForeignEndpoint { .. }
+            | Self::NoTunnel { .. }
+            | Self::ConnectTimeout { .. }
+            | Self::Stream(_)
+            | Self::Opening(_)
+            | Self::WrongEndpoint { .. }
+            | Self::NotServed { .. }
+            | Self::ProgramRefused { .. }
+            | Self::ProgramTimeout { .. }
+            | Self::Overloaded
+            | Self::Draining
+            | Self::ProgramGone(_) => {
+                let mut fault = fault_of(self.class().code, self.to_string());
+                let mut source = std::error::Error::source(self);
+                while let Some(cause) = source {
+                    fault.why.insert(0, cause.to_string());
+                    source = cause.source();
+                }
+                fault
+            }
         }
-        fault_of(class.code, self.to_string())
     }
 }
 
-fn tunnel_class(error: &PoolError) -> Class {
-    use Retry::{Never, OtherEndpoint};
-    match error {
-        PoolError::Dial(error) => match error {
-            DialError::Blocked { .. } => {
-                class(ResetCode::Unreachable, "tunnel_blocked", OtherEndpoint, code::TUNNEL_BLOCKED)
-            }
-            DialError::NoAddress | DialError::Invalid { .. } => {
-                class(ResetCode::Unreachable, "no_address", OtherEndpoint, code::NO_USABLE_ADDRESS)
-            }
-            DialError::HandshakeTimeout { .. } => {
-                class(ResetCode::Unreachable, "handshake_timeout", OtherEndpoint, code::TUNNEL_BLOCKED)
-            }
-            DialError::Refused { reason, .. } => refused_class(reason),
-            DialError::Identity { .. } => class(ResetCode::Unreachable, "wrong_peer", OtherEndpoint, code::WRONG_PEER),
-            DialError::Config(_) => class(ResetCode::Internal, "internal", Never, code::INTERNAL),
-            DialError::Closing => class(ResetCode::Drain, "draining", Never, code::DRAINING),
-        },
-        PoolError::Open(OpenError::TunnelClosed(_) | OpenError::Draining) => {
-            class(ResetCode::Unreachable, "tunnel_closed", OtherEndpoint, code::TUNNEL_LOST)
+impl From<StreamError> for FlowError {
+    fn from(error: StreamError) -> Self {
+        match error {
+            StreamError::Refused(refused) => Self::Refused(refused),
+            StreamError::Reset(_)
+            | StreamError::Stopped(_)
+            | StreamError::TunnelClosed(_)
+            | StreamError::Reply(_)
+            | StreamError::Ended => Self::Stream(error),
         }
-        PoolError::Open(OpenError::FlowLimit { .. }) => {
-            class(ResetCode::FlowLimit, "flow_limit", OtherEndpoint, code::OVERLOADED)
-        }
-        PoolError::Full { .. } | PoolError::Crowded { .. } => {
-            class(ResetCode::Overloaded, "too_many_tunnels", OtherEndpoint, code::TOO_MANY_TUNNELS)
-        }
-        PoolError::Closing => class(ResetCode::Drain, "draining", Never, code::DRAINING),
     }
 }
 
-/// A handshake that failed: somebody is not who the other expected, or refuses for a reason of its own.
-fn refused_class(reason: &CloseReason) -> Class {
-    let code = if reason.is_certificate() { code::HANDSHAKE_FAILED } else { code::TUNNEL_REFUSED };
-    class(ResetCode::Unreachable, "handshake_refused", Retry::OtherEndpoint, code)
-}
-
-fn stream_class(error: &StreamError) -> Class {
-    use Retry::{Never, OtherEndpoint};
-    match error {
-        StreamError::Refused(refused) => {
-            let reset = refused.code.known().unwrap_or(ResetCode::Unreachable);
-            let row = refused.error.parse::<CodeId>().unwrap_or_else(|_| code_of_reset(reset));
-            let retry = match reset {
-                ResetCode::Overloaded
-                | ResetCode::Drain
-                | ResetCode::NoRoute
-                | ResetCode::WrongEndpoint
-                | ResetCode::FlowLimit
-                | ResetCode::UpstreamRefused
-                | ResetCode::UpstreamTimeout
-                | ResetCode::Unreachable => OtherEndpoint,
-                ResetCode::Cancelled
-                | ResetCode::PolicyDenied
-                | ResetCode::PolicyChanged
-                | ResetCode::IdentityRevoked
-                | ResetCode::IdentityExpired
-                | ResetCode::AuthorityRevoked
-                | ResetCode::TrustDomainRemoved
-                | ResetCode::NodeBanned
-                | ResetCode::UpstreamReset
-                | ResetCode::Stalled
-                | ResetCode::Idle
-                | ResetCode::Protocol
-                | ResetCode::UnsupportedVersion
-                | ResetCode::Internal => Never,
-            };
-            class(reset, "refused", retry, row)
+impl End {
+    /// The code of a flow that ended so on `side`; `None` for a good end, and for a program that broke its own call.
+    #[must_use]
+    pub fn code(&self, side: Side) -> Option<CodeId> {
+        match (self, side) {
+            (Self::Clean, _) | (Self::App(_), Side::Caller) => None,
+            (Self::App(_), Side::Service) | (Self::Neighbour(_), _) => Some(code::PROGRAM_RESET),
+            (Self::Far(error), _) => Some(FlowError::from(error.clone()).class().code),
+            (Self::Stalled, _) => Some(code::STALLED),
+            (Self::Exchange(crate::intercept::exchange::ExchangeError::NotHttp(_)), _) => {
+                Some(code::NOT_HTTP)
+            }
+            (Self::Exchange(_), _) => Some(code::AMBIGUOUS_REQUEST),
+            (Self::Idle, _) => Some(code::IDLE_TIMEOUT),
+            (Self::Cut(reset), _) => Some(code_of(*reset)),
         }
-        StreamError::Reset(PeerCode::Known(reset)) | StreamError::Stopped(PeerCode::Known(reset)) => {
-            class(*reset, reset.name(), Never, code_of_reset(*reset))
-        }
-        StreamError::Reset(PeerCode::Unknown(_)) | StreamError::Stopped(PeerCode::Unknown(_)) => {
-            class(ResetCode::Cancelled, "reset", Never, code::PEER_CLOSED)
-        }
-        StreamError::TunnelClosed(_) => class(ResetCode::Unreachable, "tunnel_lost", Never, code::TUNNEL_LOST),
-        StreamError::Reply(_) => class(ResetCode::Protocol, "protocol", Never, code::PROTOCOL_ERROR),
-        StreamError::Ended => class(ResetCode::Cancelled, "ended", Never, code::PEER_CLOSED),
     }
 }
 
-/// The row of the catalogue for a code of the wire.
+/// The catalogue's code of a reset.
 #[must_use]
-pub fn code_of_reset(reset: ResetCode) -> CodeId {
+pub const fn code_of(reset: ResetCode) -> CodeId {
     match reset {
         ResetCode::Cancelled => code::PEER_CLOSED,
         ResetCode::PolicyDenied => code::NO_ALLOW,
         ResetCode::PolicyChanged => code::REVOKED_BY_POLICY,
         ResetCode::IdentityRevoked => code::IDENTITY_REVOKED,
-        ResetCode::IdentityExpired => code::PEER_EXPIRED,
+        ResetCode::IdentityExpired => code::OWN_SVID_EXPIRED,
         ResetCode::AuthorityRevoked => code::AUTHORITY_REVOKED,
         ResetCode::TrustDomainRemoved => code::UNKNOWN_TRUST_DOMAIN,
         ResetCode::NodeBanned => code::IDENTITY_BANNED,
         ResetCode::Drain => code::DRAINING,
-        ResetCode::NoRoute => code::UNKNOWN_SERVICE,
-        ResetCode::Unreachable => code::TUNNEL_LOST,
+        ResetCode::NoRoute | ResetCode::WrongEndpoint => code::UNKNOWN_ENDPOINT,
+        ResetCode::Unreachable => code::NO_ENDPOINT,
         ResetCode::UpstreamRefused => code::PROGRAM_REFUSED,
         ResetCode::UpstreamTimeout => code::PROGRAM_TIMEOUT,
         ResetCode::UpstreamReset => code::PROGRAM_RESET,
         ResetCode::Overloaded | ResetCode::FlowLimit => code::OVERLOADED,
         ResetCode::Stalled => code::STALLED,
         ResetCode::Idle => code::IDLE_TIMEOUT,
-        ResetCode::Protocol | ResetCode::UnsupportedVersion => code::PROTOCOL_ERROR,
-        ResetCode::WrongEndpoint => code::UNKNOWN_ENDPOINT,
+        ResetCode::Protocol => code::PROTOCOL_ERROR,
+        ResetCode::UnsupportedVersion => code::BAD_STREAM_HEADER,
         ResetCode::Internal => code::INTERNAL,
+    }
+}
+
+/// Whether another endpoint may say otherwise.
+const fn retry_after(reset: ResetCode) -> Retry {
+    match reset {
+        ResetCode::Drain
+        | ResetCode::NoRoute
+        | ResetCode::WrongEndpoint
+        | ResetCode::Unreachable
+        | ResetCode::UpstreamRefused
+        | ResetCode::UpstreamTimeout
+        | ResetCode::Overloaded
+        | ResetCode::FlowLimit
+        | ResetCode::UnsupportedVersion
+        | ResetCode::IdentityExpired
+        | ResetCode::Internal => Retry::OtherEndpoint,
+        ResetCode::Cancelled
+        | ResetCode::PolicyDenied
+        | ResetCode::PolicyChanged
+        | ResetCode::IdentityRevoked
+        | ResetCode::AuthorityRevoked
+        | ResetCode::TrustDomainRemoved
+        | ResetCode::NodeBanned
+        | ResetCode::UpstreamReset
+        | ResetCode::Stalled
+        | ResetCode::Idle
+        | ResetCode::Protocol => Retry::Never,
+    }
+}
+
+fn of_reset(reset: PeerCode<ResetCode>) -> Class {
+    match reset {
+        PeerCode::Known(reset) => Class::new(reset, reset.name(), retry_after(reset), code_of(reset)),
+        PeerCode::Unknown(_) => {
+            Class::new(ResetCode::Cancelled, "unknown_code", Retry::Never, code::PEER_CLOSED)
+        }
+    }
+}
+
+/// A refusal names its own code, if this version knows it.
+fn of_refusal(refused: &Refused) -> Class {
+    let class = of_reset(refused.code);
+    refused.error.parse().map_or(class, |code| Class { code, ..class })
+}
+
+fn of_stream(error: &StreamError) -> Class {
+    match error {
+        StreamError::Refused(refused) => of_refusal(refused),
+        StreamError::Reset(code) | StreamError::Stopped(code) => of_reset(*code),
+        StreamError::TunnelClosed(reason) => Class { retry: Retry::OtherEndpoint, ..of_close(reason) },
+        StreamError::Reply(_) => {
+            Class::new(ResetCode::Protocol, "malformed_reply", Retry::OtherEndpoint, code::PROTOCOL_ERROR)
+        }
+        StreamError::Ended => Class::new(ResetCode::Internal, "ended", Retry::Never, code::INTERNAL),
+    }
+}
+
+fn of_opening(error: &OpeningError) -> Class {
+    let never = Retry::Never;
+    match error {
+        OpeningError::Header(_) | OpeningError::Truncated => {
+            Class::new(ResetCode::Protocol, "bad_header", never, code::BAD_STREAM_HEADER)
+        }
+        OpeningError::Timeout { .. } => {
+            Class::new(ResetCode::Idle, "header_timeout", never, code::BAD_STREAM_HEADER)
+        }
+        OpeningError::Stream(error) => of_stream(error),
+    }
+}
+
+fn of_pool(error: &PoolError) -> Class {
+    let other = Retry::OtherEndpoint;
+    match error {
+        PoolError::Dial(error) => of_dial(error),
+        PoolError::Open(OpenError::TunnelClosed(reason)) => Class { retry: other, ..of_close(reason) },
+        PoolError::Open(OpenError::Draining) => {
+            Class::new(ResetCode::Drain, "tunnel_draining", other, code::DRAINING)
+        }
+        PoolError::Open(OpenError::FlowLimit { .. }) => {
+            Class::new(ResetCode::FlowLimit, "flow_limit", other, code::OVERLOADED)
+        }
+        PoolError::Full { .. } => {
+            Class::new(ResetCode::Overloaded, "pool_full", Retry::Never, code::TOO_MANY_TUNNELS)
+        }
+        PoolError::Crowded { .. } => {
+            Class::new(ResetCode::Overloaded, "dial_crowded", other, code::TOO_MANY_TUNNELS)
+        }
+        PoolError::Closing => Class::new(ResetCode::Drain, "closing", Retry::Never, code::DRAINING),
+    }
+}
+
+fn of_dial(error: &DialError) -> Class {
+    let other = Retry::OtherEndpoint;
+    let unreachable = ResetCode::Unreachable;
+    match error {
+        DialError::NoAddress | DialError::Invalid { .. } => {
+            Class::new(unreachable, "no_address", other, code::NO_USABLE_ADDRESS)
+        }
+        DialError::Blocked { .. } => Class::new(unreachable, "blocked", other, code::TUNNEL_BLOCKED),
+        DialError::HandshakeTimeout { .. } => {
+            Class::new(unreachable, "handshake_timeout", other, code::TUNNEL_REFUSED)
+        }
+        DialError::Refused { reason, .. } => Class { reset: unreachable, retry: other, ..of_close(reason) },
+        DialError::Identity { .. } => Class::new(unreachable, "bad_identity", other, code::BAD_CERTIFICATE),
+        DialError::Config(_) => Class::new(ResetCode::Internal, "tls_config", Retry::Never, code::INTERNAL),
+        DialError::Closing => Class::new(ResetCode::Drain, "closing", Retry::Never, code::DRAINING),
+    }
+}
+
+/// A tunnel that closed. Whether another endpoint may be tried depends on when, so the callers say.
+fn of_close(reason: &CloseReason) -> Class {
+    let (reset, code) = match reason {
+        CloseReason::Closed { code: PeerCode::Known(close), .. } => of_close_code(*close),
+        CloseReason::Closed { code: PeerCode::Unknown(_), .. } => (ResetCode::Cancelled, code::TUNNEL_LOST),
+        CloseReason::Tls { by: By::Us | By::Peer, .. } => (ResetCode::Unreachable, code::HANDSHAKE_FAILED),
+        CloseReason::TimedOut | CloseReason::Restarted => (ResetCode::Unreachable, code::TUNNEL_LOST),
+        CloseReason::Transport { .. } => (ResetCode::Unreachable, code::PROTOCOL_ERROR),
+    };
+    Class::new(reset, reason.label(), Retry::Never, code)
+}
+
+const fn of_close_code(close: CloseCode) -> (ResetCode, CodeId) {
+    match close {
+        CloseCode::Done | CloseCode::Idle | CloseCode::Replaced | CloseCode::Shutdown => {
+            (ResetCode::Cancelled, code::TUNNEL_LOST)
+        }
+        CloseCode::Drain => (ResetCode::Drain, code::DRAINING),
+        CloseCode::IdentityRevoked => (ResetCode::IdentityRevoked, code::IDENTITY_REVOKED),
+        CloseCode::IdentityExpired => (ResetCode::IdentityExpired, code::OWN_SVID_EXPIRED),
+        CloseCode::AuthorityRevoked => (ResetCode::AuthorityRevoked, code::AUTHORITY_REVOKED),
+        CloseCode::TrustDomainRemoved => (ResetCode::TrustDomainRemoved, code::UNKNOWN_TRUST_DOMAIN),
+        CloseCode::NodeBanned => (ResetCode::NodeBanned, code::IDENTITY_BANNED),
+        CloseCode::PolicyDenied => (ResetCode::PolicyDenied, code::NO_ALLOW),
+        CloseCode::OlderBoot => (ResetCode::Cancelled, code::OLDER_BOOT),
+        CloseCode::Protocol => (ResetCode::Protocol, code::PROTOCOL_ERROR),
+        CloseCode::TooManyTunnels | CloseCode::TooManyHandshakes => {
+            (ResetCode::Overloaded, code::TOO_MANY_TUNNELS)
+        }
+        CloseCode::ExcessiveLoad => (ResetCode::Overloaded, code::OVERLOADED),
+        CloseCode::Internal => (ResetCode::Internal, code::INTERNAL),
+    }
+}
+
+const fn no_endpoint(reason: NoEndpoint) -> &'static str {
+    match reason {
+        NoEndpoint::None => "no_endpoint",
+        NoEndpoint::Exhausted => "exhausted",
+        NoEndpoint::AllEjected => "all_ejected",
+        NoEndpoint::BreakerOpen => "breaker_open",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_keeps_the_code_that_the_other_agent_named() {
+        let refused = FlowError::from(StreamError::Refused(Refused::new(
+            ResetCode::PolicyDenied,
+            "W2105",
+            "port 81 is not allowed",
+        )));
+        let class = refused.class();
+        assert_eq!((class.code, class.retry), (code::PORT_NOT_ALLOWED, Retry::Never));
+        assert_eq!(refused.fault().what, "port 81 is not allowed");
+
+        let foreign = FlowError::Refused(Refused::new(ResetCode::Overloaded, "X1", ""));
+        assert_eq!((foreign.class().code, foreign.class().retry), (code::OVERLOADED, Retry::OtherEndpoint));
+        assert_eq!(foreign.fault().what, code::OVERLOADED.title());
+    }
+
+    #[test]
+    fn what_an_endpoint_cannot_another_may() {
+        for &reset in ResetCode::ALL {
+            let class = of_reset(PeerCode::Known(reset));
+            assert_eq!(class.reset, reset);
+            assert_eq!(class.label, reset.name());
+        }
+        let blocked = of_pool(&PoolError::Dial(DialError::NoAddress));
+        assert_eq!((blocked.code, blocked.retry), (code::NO_USABLE_ADDRESS, Retry::OtherEndpoint));
+        let closed = StreamError::TunnelClosed(CloseReason::TimedOut);
+        assert_eq!(of_stream(&closed).retry, Retry::OtherEndpoint);
+    }
+
+    #[test]
+    fn a_fault_tells_the_chain_of_causes() {
+        let error = FlowError::ProgramRefused {
+            address: "127.0.0.1:8081".parse().unwrap(),
+            source: io::ErrorKind::ConnectionRefused.into(),
+        };
+        let fault = error.fault();
+        assert_eq!(fault.code, "W1008");
+        assert!(fault.what.contains("127.0.0.1:8081"));
+        assert!(fault.why[0].contains("refused"), "{:?}", fault.why);
+        assert!(!fault.fix.is_empty());
+    }
+
+    #[test]
+    fn only_a_good_end_has_no_code() {
+        assert_eq!(End::Clean.code(Side::Service), None);
+        assert_eq!(End::App(io::ErrorKind::ConnectionReset).code(Side::Caller), None);
+        let reset = End::App(io::ErrorKind::ConnectionReset).code(Side::Service);
+        assert_eq!(reset, Some(code::PROGRAM_RESET));
+        assert_eq!(End::Cut(ResetCode::PolicyChanged).code(Side::Caller), Some(code::REVOKED_BY_POLICY));
+        let far = StreamError::Reset(PeerCode::Known(ResetCode::Stalled));
+        assert_eq!(End::Far(far).code(Side::Caller), Some(code::STALLED));
     }
 }

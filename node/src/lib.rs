@@ -6,13 +6,16 @@
 //!
 //! An agent with a snapshot needs no control plane: losing it stops nothing that is known.
 
+pub mod admin;
 pub mod app;
 pub mod clock;
 pub mod drain;
+pub mod error;
 pub mod files;
 pub mod intercept;
 pub mod listen;
 pub mod relay;
+pub mod telemetry;
 
 #[cfg(test)]
 mod testing;

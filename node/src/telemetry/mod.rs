@@ -1,0 +1,11 @@
+//! What the agent tells about itself: counters ([`metrics`]) and one line per flow ([`access_log`]).
+//!
+//! Owns names, labels and their bounds; observability.md is the specification. Spans come later and have their place
+//! here. Tunnels count for themselves in `weft_overlay::OverlayMetrics`.
+
+pub mod access_log;
+pub mod family;
+pub mod metrics;
+
+pub use access_log::{AccessLog, FlowRecord, LogWriter, Party};
+pub use metrics::NodeMetrics;
