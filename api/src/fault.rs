@@ -4,29 +4,33 @@
 
 pub mod status;
 
-use std::{borrow::Cow, fmt};
+use std::fmt;
 
 use weft_policy::code::CodeId;
 
 pub use status::{fault_to_status, faults_to_status, status_to_fault, status_to_faults};
 
-/// One thing that is wrong.
+/// One thing that is wrong. Kept below 128 bytes, so that it can be an error by value.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Fault {
-    /// A code of the catalogue, such as `W4003`.
-    pub code: Cow<'static, str>,
-    /// The field, such as `spec.rules[0].sources`; empty when the fault is not about one.
-    pub path: String,
-    /// Where it stands in the text that was read, when it was read from text.
-    pub place: Option<Place>,
+    /// A code of the catalogue, such as `W4004`.
+    pub code: Box<str>,
     /// What happened: one line, lower case, no full stop.
     pub what: String,
     /// The facts.
     pub why: Vec<String>,
     /// What to do, best first.
     pub fix: Vec<String>,
-    /// The request that failed; empty when there was none.
-    pub request_id: String,
+    /// The request that failed, if there was one.
+    pub request_id: Option<String>,
+    site: Option<Box<Site>>,
+}
+
+/// Which part of which text.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct Site {
+    path: String,
+    place: Option<Place>,
 }
 
 /// A place in a text, both counted from 1.
@@ -41,24 +45,24 @@ pub struct Place {
 /// What names a row of the catalogue: the row's own constant, or its number as another process told it.
 pub trait FaultCode {
     /// The number, such as `W4004`.
-    fn text(self) -> Cow<'static, str>;
+    fn text(self) -> Box<str>;
 }
 
 impl FaultCode for CodeId {
-    fn text(self) -> Cow<'static, str> {
-        Cow::Borrowed(self.as_str())
+    fn text(self) -> Box<str> {
+        self.as_str().into()
     }
 }
 
 impl FaultCode for &str {
-    fn text(self) -> Cow<'static, str> {
-        Cow::Owned(self.to_owned())
+    fn text(self) -> Box<str> {
+        self.into()
     }
 }
 
 impl FaultCode for String {
-    fn text(self) -> Cow<'static, str> {
-        Cow::Owned(self)
+    fn text(self) -> Box<str> {
+        self.into()
     }
 }
 
@@ -83,12 +87,42 @@ impl Fault {
         self
     }
 
-    /// Says which field it is about.
+    /// Says which field it is about and where that stands, here and as the first fact. Neither: nothing is said.
     #[must_use]
     pub fn at(mut self, path: impl Into<String>, place: Option<Place>) -> Self {
-        self.path = path.into();
-        self.place = place;
+        let site = Site { path: path.into(), place };
+        let text = match (site.path.as_str(), place) {
+            ("", None) => return self,
+            ("", Some(place)) => format!("at line {}, column {}", place.line, place.column),
+            (path, None) => format!("in {path}"),
+            (path, Some(place)) => format!("in {path}, line {}, column {}", place.line, place.column),
+        };
+        self.why.insert(0, text);
+        self.site = Some(Box::new(site));
         self
+    }
+
+    /// The field, such as `spec.rules[0].sources`; empty when the fault is not about one.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.site.as_ref().map_or("", |site| &site.path)
+    }
+
+    /// Where it stands in the text that was read, when it was read from text.
+    #[must_use]
+    pub fn place(&self) -> Option<Place> {
+        self.site.as_ref().and_then(|site| site.place)
+    }
+
+    /// Puts `prefix`, such as `documents[2]`, before the path.
+    #[must_use]
+    pub(crate) fn under(mut self, prefix: &str) -> Self {
+        let site = self.site.take().map(|site| *site).unwrap_or_default();
+        if !site.path.is_empty() || site.place.is_some() {
+            self.why.remove(0);
+        }
+        let dot = if site.path.is_empty() { "" } else { "." };
+        self.at(format!("{prefix}{dot}{}", site.path), site.place)
     }
 
     /// Where to read more.
@@ -102,12 +136,12 @@ impl Fault {
     pub fn to_json(&self) -> serde_json::Value {
         let mut object = serde_json::json!({
             "code": self.code, "what": self.what, "why": self.why, "fix": self.fix, "docs": self.docs(),
-            "requestId": self.request_id,
+            "requestId": self.request_id.as_deref().unwrap_or_default(),
         });
-        if !self.path.is_empty() {
-            object["path"] = self.path.as_str().into();
+        if !self.path().is_empty() {
+            object["path"] = self.path().into();
         }
-        if let Some(place) = self.place {
+        if let Some(place) = self.place() {
             object["line"] = place.line.into();
             object["column"] = place.column.into();
         }
@@ -125,11 +159,11 @@ impl fmt::Display for Fault {
     /// One line, for logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.code)?;
-        if let Some(place) = self.place {
+        if let Some(place) = self.place() {
             write!(f, "{place}: ")?;
         }
-        if !self.path.is_empty() {
-            write!(f, "{}: ", self.path)?;
+        if !self.path().is_empty() {
+            write!(f, "{}: ", self.path())?;
         }
         f.write_str(&self.what)
     }

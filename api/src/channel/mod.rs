@@ -12,11 +12,14 @@ mod server;
 mod slots;
 mod unix;
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 pub use client::{Attempt, AttemptError, ConnectError, ConnectSettings, connect, connect_unix, connect_with};
 pub use server::{ConnectInfo, Incoming, TlsConnection, serve_incoming};
-pub use slots::ChannelStats;
+pub use slots::{ChannelStats, Connections, client_network};
 pub use unix::{PeerCred, UnixConnection, UnixIncoming, bind_unix, serve_unix};
 
 /// The protocol that both ends must negotiate (RFC 9113 §3.2).

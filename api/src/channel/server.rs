@@ -26,7 +26,7 @@ use weft_identity::tls::{PeerIdentity, peer_id};
 
 use super::{
     ALPN_H2, Limits,
-    slots::{ChannelStats, Slot, Slots},
+    slots::{ChannelStats, Connections, Cut, Slot, Slots},
 };
 
 /// What is known of a TLS connection; in the extensions of every request on it.
@@ -46,10 +46,17 @@ pub struct ConnectInfo {
 pub struct Incoming {
     ready: mpsc::Receiver<TlsConnection>,
     stats: Arc<ChannelStats>,
+    connections: Connections,
     _acceptor: JoinSet<()>,
 }
 
 impl Incoming {
+    /// A handle to all connections that come out of here; take it before tonic takes the stream.
+    #[must_use]
+    pub fn connections(&self) -> Connections {
+        self.connections.clone()
+    }
+
     /// What the listener has done so far.
     #[must_use]
     pub fn stats(&self) -> Arc<ChannelStats> {
@@ -76,9 +83,10 @@ pub fn serve_incoming(listener: TcpListener, tls: Arc<rustls::ServerConfig>, lim
     serve(listener, tls, limits)
 }
 
-fn serve(listener: impl Accept, tls: Arc<rustls::ServerConfig>, limits: Limits) -> Incoming {
+pub(super) fn serve(listener: impl Accept, tls: Arc<rustls::ServerConfig>, limits: Limits) -> Incoming {
     let (sender, ready) = mpsc::channel(READY_CONNECTIONS);
     let stats = Arc::new(ChannelStats::default());
+    let connections = Connections::default();
     let acceptor = Acceptor {
         tls: TlsAcceptor::from(tls),
         limits,
@@ -86,14 +94,15 @@ fn serve(listener: impl Accept, tls: Arc<rustls::ServerConfig>, limits: Limits) 
         open: Slots::new(limits.connections, limits.connections_per_address),
         ready: sender,
         stats: Arc::clone(&stats),
+        connections: connections.clone(),
     };
     let mut tasks = JoinSet::new();
     tasks.spawn(acceptor.run(listener));
-    Incoming { ready, stats, _acceptor: tasks }
+    Incoming { ready, stats, connections, _acceptor: tasks }
 }
 
 /// Where sockets come from; a trait so that a test can make accepting fail.
-trait Accept: Send + 'static {
+pub(super) trait Accept: Send + 'static {
     fn accept(&mut self) -> impl Future<Output = io::Result<(TcpStream, SocketAddr)>> + Send;
 }
 
@@ -114,6 +123,7 @@ struct Acceptor {
     open: Arc<Slots>,
     ready: mpsc::Sender<TlsConnection>,
     stats: Arc<ChannelStats>,
+    connections: Connections,
 }
 
 impl Acceptor {
@@ -184,7 +194,13 @@ impl Acceptor {
         let chain =
             session.peer_certificates().unwrap_or_default().iter().map(|c| c.clone().into_owned()).collect();
         let info = ConnectInfo { peer, chain, remote_addr: from };
-        Ok(TlsConnection { stream, info, _slot: slot, stats: Arc::clone(&self.stats) })
+        Ok(TlsConnection {
+            stream,
+            info,
+            cut: self.connections.cut(),
+            _slot: slot,
+            stats: Arc::clone(&self.stats),
+        })
     }
 
     async fn hand_over(&self, connection: TlsConnection) {
@@ -220,6 +236,7 @@ enum HandshakeError {
 pub struct TlsConnection {
     stream: TlsStream<TcpStream>,
     info: ConnectInfo,
+    cut: Cut,
     _slot: Slot,
     stats: Arc<ChannelStats>,
 }
@@ -244,12 +261,14 @@ impl AsyncRead for TlsConnection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.cut.check(cx)?;
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for TlsConnection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.cut.check(cx)?;
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 

@@ -1,13 +1,18 @@
-//! Bounded places for connections, and counts of what happened to them.
+//! Connections as a set: bounded places, their common end, and counts of what happened to them.
 
 use std::{
     collections::HashMap,
+    io,
     net::{IpAddr, Ipv6Addr},
+    pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll},
 };
+
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// What a listener has done; a plane's metrics read from it.
 #[derive(Debug, Default)]
@@ -55,6 +60,43 @@ impl ChannelStats {
     }
 }
 
+/// A handle to every connection of one listener.
+#[derive(Clone, Debug, Default)]
+pub struct Connections(CancellationToken);
+
+impl Connections {
+    /// Breaks all connections at once, and those to come, as the end of the process would. tonic serves each connection
+    /// in a task of its own, which dropping the server does not end.
+    pub fn close(&self) {
+        self.0.cancel();
+    }
+
+    pub(super) fn cut(&self) -> Cut {
+        Cut(Box::pin(self.0.clone().cancelled_owned()))
+    }
+}
+
+/// The end of one connection, to be asked for before each read and write.
+pub(super) struct Cut(Pin<Box<WaitForCancellationFutureOwned>>);
+
+impl Cut {
+    /// # Errors
+    ///
+    /// `ConnectionAborted` once [`Connections::close`] was called; until then the task of `cx` is woken for it.
+    pub(super) fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.0.as_mut().poll(cx) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(()) => Err(io::ErrorKind::ConnectionAborted.into()),
+        }
+    }
+}
+
+impl std::fmt::Debug for Cut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Cut")
+    }
+}
+
 /// A bounded number of places, in total and per address.
 #[derive(Debug)]
 pub(super) struct Slots {
@@ -76,7 +118,7 @@ impl Slots {
 
     /// Takes a place for `address` until the [`Slot`] is dropped; `None` when a bound is reached.
     pub(super) fn take(self: &Arc<Self>, address: IpAddr) -> Option<Slot> {
-        let network = network(address);
+        let network = client_network(address);
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let here = held.by_address.get(&network).copied().unwrap_or(0);
         if held.total >= self.total || here >= self.per_address {
@@ -113,7 +155,8 @@ impl Drop for Slot {
 }
 
 /// Who counts as one address: an IPv4 address, or an IPv6 /64, which one host has to itself (RFC 6177).
-fn network(address: IpAddr) -> IpAddr {
+#[must_use]
+pub fn client_network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => IpAddr::V4(v4),
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),

@@ -23,7 +23,7 @@ use tracing::{debug, warn};
 
 use super::{
     Limits,
-    slots::{ChannelStats, Slot, Slots},
+    slots::{ChannelStats, Connections, Cut, Slot, Slots},
 };
 
 /// The process at the other end of a Unix socket, as of its connect; in the extensions of every request on it.
@@ -41,6 +41,7 @@ pub struct UnixIncoming {
     listener: UnixListener,
     slots: Arc<Slots>,
     stats: Arc<ChannelStats>,
+    connections: Connections,
     /// Set after accepting failed: until then nothing is accepted.
     pause: Option<Pin<Box<Sleep>>>,
 }
@@ -89,7 +90,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 #[must_use]
 pub fn serve_unix(listener: UnixListener, limits: Limits) -> UnixIncoming {
     let slots = Slots::new(limits.connections, limits.connections);
-    UnixIncoming { listener, slots, stats: Arc::default(), pause: None }
+    UnixIncoming { listener, slots, stats: Arc::default(), connections: Connections::default(), pause: None }
 }
 
 /// All local peers share the places of one address.
@@ -100,6 +101,12 @@ impl UnixIncoming {
     #[must_use]
     pub fn stats(&self) -> Arc<ChannelStats> {
         Arc::clone(&self.stats)
+    }
+
+    /// A handle to all connections that come out of here; take it before tonic takes the stream.
+    #[must_use]
+    pub fn connections(&self) -> Connections {
+        self.connections.clone()
     }
 
     /// The connection, or `None` when it is closed for a bound or because the kernel does not say who it is.
@@ -113,7 +120,7 @@ impl UnixIncoming {
             Ok(cred) => {
                 ChannelStats::count(&self.stats.accepted);
                 let cred = PeerCred { uid: cred.uid(), pid: cred.pid() };
-                Some(UnixConnection { stream, cred, _slot: slot })
+                Some(UnixConnection { stream, cred, cut: self.connections.cut(), _slot: slot })
             }
             Err(error) => {
                 ChannelStats::count(&self.stats.handshake_failures);
@@ -154,6 +161,7 @@ impl Stream for UnixIncoming {
 pub struct UnixConnection {
     stream: UnixStream,
     cred: PeerCred,
+    cut: Cut,
     _slot: Slot,
 }
 
@@ -171,12 +179,14 @@ impl AsyncRead for UnixConnection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.cut.check(cx)?;
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for UnixConnection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.cut.check(cx)?;
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 

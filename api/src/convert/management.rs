@@ -29,15 +29,12 @@ pub fn resources(documents: &[Document], namespace: Option<&Namespace>) -> Resul
     for (index, document) in documents.iter().enumerate() {
         match manifest::parse_json(&document.json, namespace) {
             Ok(resource) => resources.push(resource),
-            Err(found) => faults.extend(found.into_iter().map(|fault| under(index, fault))),
+            Err(found) => {
+                faults.extend(found.into_iter().map(|fault| fault.under(&format!("documents[{index}]"))))
+            }
         }
     }
     if faults.is_empty() { Ok(resources) } else { Err(faults) }
-}
-
-fn under(index: usize, fault: Fault) -> Fault {
-    let dot = if fault.path.is_empty() { "" } else { "." };
-    Fault { path: format!("documents[{index}]{dot}{}", fault.path), ..fault }
 }
 
 /// A reference to the object of that key.
@@ -55,12 +52,12 @@ pub fn reference(key: &Key) -> ObjectRef {
 /// # Errors
 ///
 /// The first fault: an unknown kind, a name that is none, a namespace too many or too few.
-pub fn key(reference: &ObjectRef) -> Result<Key, Box<Fault>> {
-    let fault = |code, what: String| Box::new(Fault::new(code, what));
+pub fn key(reference: &ObjectRef) -> Result<Key, Fault> {
+    let fault = |code, what: String| Fault::new(code, what);
     let kind: Kind = reference.kind.parse().map_err(|_| {
         let known = Kind::ALL.map(Kind::name).join(", ");
         let what = format!("unknown kind {}", manifest::quoted(&reference.kind));
-        Box::new(Fault::new(code::UNKNOWN_KIND, what).why(format!("kinds: {known}")))
+        Fault::new(code::UNKNOWN_KIND, what).why(format!("kinds: {known}"))
     })?;
     let name = reference.name.parse().map_err(|error| fault(code::BAD_NAME, format!("{error}")))?;
     let namespace = match (kind.is_namespaced(), reference.namespace.as_str()) {
@@ -95,7 +92,7 @@ mod tests {
         let service = r#"{"apiVersion":"weft.mesh/v1alpha1","kind":"Service","metadata":{"name":"a"},"spec":{"ports":[]}}"#;
         let faults =
             resources(&[broken("{"), broken(service)], Some(&Namespace::default_namespace())).unwrap_err();
-        let paths: Vec<_> = faults.iter().map(|fault| fault.path.as_str()).collect();
+        let paths: Vec<_> = faults.iter().map(|fault| fault.path()).collect();
         assert_eq!(paths, ["documents[0]", "documents[1].spec.ports"]);
     }
 
@@ -113,7 +110,7 @@ mod tests {
             (reference("Service", "shop", "A b"), "W4014"),
             (reference("Mesh", "shop", "mesh"), "W4016"),
         ] {
-            assert_eq!(key(&wrong).unwrap_err().code, code, "{wrong:?}");
+            assert_eq!(&*key(&wrong).unwrap_err().code, code, "{wrong:?}");
         }
     }
 }

@@ -93,12 +93,13 @@ const MAX_MESSAGE_CHARS: usize = 512;
 /// What a fault too large to travel becomes.
 fn shortened(fault: &Fault) -> Fault {
     let cut = |text: &str| text.chars().take(MAX_MESSAGE_CHARS).collect::<String>();
+    let located = Fault::default().at(cut(fault.path()), fault.place());
     Fault {
-        path: cut(&fault.path),
+        code: fault.code.clone(),
         what: cut(&fault.what),
         why: fault.why.iter().take(1).map(|fact| cut(fact)).collect(),
         fix: fault.fix.iter().take(1).map(|advice| cut(advice)).collect(),
-        ..fault.clone()
+        ..located
     }
 }
 
@@ -109,20 +110,20 @@ fn omitted(count: usize) -> Fault {
 
 fn encode(fault: &Fault) -> Vec<prost_types::Any> {
     let mut metadata = BTreeMap::from([("what".to_owned(), fault.what.clone())]);
-    if !fault.path.is_empty() {
-        metadata.insert("path".to_owned(), fault.path.clone());
+    if !fault.path().is_empty() {
+        metadata.insert("path".to_owned(), fault.path().to_owned());
     }
-    if let Some(place) = fault.place {
+    if let Some(place) = fault.place() {
         metadata.insert("line".to_owned(), place.line.to_string());
         metadata.insert("column".to_owned(), place.column.to_string());
     }
-    if !fault.request_id.is_empty() {
-        metadata.insert("requestId".to_owned(), fault.request_id.clone());
+    if let Some(id) = &fault.request_id {
+        metadata.insert("requestId".to_owned(), id.clone());
     }
     for (index, fact) in fault.why.iter().enumerate() {
         metadata.insert(format!("why.{index:03}"), fact.clone());
     }
-    let info = ErrorInfo { reason: fault.code.clone().into_owned(), domain: DOMAIN.to_owned(), metadata };
+    let info = ErrorInfo { reason: fault.code.to_string(), domain: DOMAIN.to_owned(), metadata };
     let link = |advice: &String| Link { description: advice.clone(), url: String::new() };
     let help = Help { links: fault.fix.iter().map(link).collect() };
     let any = |url: &str, value| prost_types::Any { type_url: url.to_owned(), value };
@@ -161,15 +162,12 @@ fn decode(info: ErrorInfo) -> Option<Fault> {
     let text = |name: &str| info.metadata.get(name).cloned().unwrap_or_default();
     let number = |name: &str| info.metadata.get(name).and_then(|text| text.parse().ok());
     let why = info.metadata.iter().filter(|(name, _)| name.starts_with("why.")).map(|(_, fact)| fact.clone());
-    Some(Fault {
-        what: text("what"),
-        path: text("path"),
-        place: number("line").zip(number("column")).map(|(line, column)| Place { line, column }),
-        why: why.collect(),
-        fix: Vec::new(),
-        request_id: text("requestId"),
-        code: info.reason.into(),
-    })
+    let why = why.collect();
+    let place = number("line").zip(number("column")).map(|(line, column)| Place { line, column });
+    // The place is among the facts already.
+    let located = Fault::default().at(text("path"), place);
+    let request_id = info.metadata.get("requestId").cloned();
+    Some(Fault { code: info.reason.into(), what: text("what"), why, fix: Vec::new(), request_id, ..located })
 }
 
 #[cfg(test)]
@@ -183,7 +181,7 @@ mod tests {
             .fix("did you mean a?")
             .fix("see weft explain W4003")
             .at("spec.x", Some(Place { line: 3, column: 7 }));
-        fault.request_id = "01JD".to_owned();
+        fault.request_id = Some("01JD".to_owned());
         fault
     }
 
@@ -211,7 +209,7 @@ mod tests {
         let huge = Fault::new(code::BAD_VALUE, "x".repeat(100_000)).why("y".repeat(100_000));
         let status = fault_to_status(Code::InvalidArgument, &huge);
         assert!(status.details().len() < MAX_DETAIL_BYTES);
-        assert_eq!(status_to_fault(&status).unwrap().code, "W4016");
+        assert_eq!(&*status_to_fault(&status).unwrap().code, "W4016");
     }
 
     #[test]

@@ -251,7 +251,7 @@ impl<'a> At<'a> {
     }
 
     /// The items of a list of 1 to `most`.
-    pub(crate) fn list(&self, most: usize) -> Option<Vec<At<'a>>> {
+    pub(crate) fn list(&self, most: usize) -> Option<Vec<Self>> {
         let Value::List(items) = &self.node.value else {
             self.wrong_type("a list");
             return None;
@@ -271,7 +271,7 @@ impl<'a> At<'a> {
     pub(crate) fn each<T: PartialEq>(
         &self,
         most: usize,
-        read: impl Fn(&At<'a>) -> Option<T>,
+        read: impl Fn(&Self) -> Option<T>,
     ) -> Option<Vec<T>> {
         let mut all = Vec::new();
         let mut complete = true;
@@ -308,7 +308,7 @@ impl<'a> At<'a> {
     }
 
     /// The entries of a mapping of up to `most`, as they stand.
-    pub(crate) fn entries(&self, most: usize) -> Option<Vec<(&'a str, At<'a>)>> {
+    pub(crate) fn entries(&self, most: usize) -> Option<Vec<(&'a str, Self)>> {
         let Value::Map(entries) = &self.node.value else {
             self.wrong_type("a mapping");
             return None;

@@ -33,8 +33,7 @@ pub(super) fn read(kind: Kind, at: &At<'_>) -> Option<Metadata> {
     let mut object = at.object()?;
     let name: Option<ObjectName> = object.required("name").and_then(|at| at.parse());
     let namespace = namespace(kind, &mut object);
-    let labels =
-        object.or("labels", BTreeMap::new(), |at| at.texts(MAX_LABELS, |key, text| label(key, text)));
+    let labels = object.or("labels", BTreeMap::new(), |at| at.texts(MAX_LABELS, label));
     let annotations = object.or("annotations", BTreeMap::new(), annotations);
     let revision = object.or("resourceVersion", 0, revision);
     object.finish();

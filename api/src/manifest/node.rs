@@ -277,8 +277,8 @@ mod tests {
             ("trailing data", "{a: 1} b\n", code::MALFORMED),
         ] {
             let fault = yaml(text).unwrap_err();
-            assert_eq!(fault.code, code.as_str(), "{name}");
-            assert!(fault.place.is_some(), "{name}: {fault:?}");
+            assert_eq!(&*fault.code, code.as_str(), "{name}");
+            assert!(fault.place().is_some(), "{name}: {fault:?}");
         }
     }
 
@@ -295,7 +295,7 @@ mod tests {
     fn pol_04_deep_nesting_is_refused_without_a_stack_overflow() {
         let deep = 10_000;
         assert!(yaml(&format!("{}{}", "[".repeat(deep), "]".repeat(deep))).is_err());
-        assert!(yaml(&"a:\n".repeat(1)).is_ok());
+        assert!(yaml("a:\n").is_ok());
         let block: String = (0..deep).map(|i| format!("{}a:\n", " ".repeat(i % 400))).collect();
         assert!(yaml(&block).is_err());
         assert!(
@@ -309,7 +309,7 @@ mod tests {
         let fits = format!("a: \"{}\"", "x".repeat(MAX_INPUT_BYTES - 5));
         assert_eq!(fits.len(), MAX_INPUT_BYTES);
         assert!(yaml(&fits).is_ok());
-        assert_eq!(yaml(&format!("{fits}\n")).unwrap_err().code, code::OVER_LIMIT.as_str());
+        assert_eq!(yaml(&format!("{fits}\n")).unwrap_err().code.as_ref(), code::OVER_LIMIT.as_str());
     }
 
     #[test]
@@ -328,7 +328,7 @@ mod tests {
             "\u{feff}{}",
         ] {
             assert_eq!(
-                read_json(bad.as_bytes(), code::MALFORMED).unwrap_err().code,
+                read_json(bad.as_bytes(), code::MALFORMED).unwrap_err().code.as_ref(),
                 code::MALFORMED.as_str(),
                 "{bad}"
             );

@@ -25,15 +25,15 @@ use crate::fault::{Fault, Place};
 /// # Errors
 ///
 /// The first fault, with path, line and column as far as they are known.
-pub fn from_yaml<T: DeserializeOwned>(text: &str) -> Result<T, Box<Fault>> {
+pub fn from_yaml<T: DeserializeOwned>(text: &str) -> Result<T, Fault> {
     let mut documents = node::read_yaml(text, code::CONFIG_MALFORMED)?.into_iter();
     let first = documents.next().unwrap_or(Node { place: None, value: Value::Map(Vec::new()) });
     if let Some(second) = documents.next() {
         let fault =
             Fault::new(code::CONFIG_MALFORMED, "a configuration file is one document").at("", second.place);
-        return Err(Box::new(fault.fix("remove the line ---")));
+        return Err(fault.fix("remove the line ---"));
     }
-    T::deserialize(&first).map_err(|error| Box::new(error.into_fault()))
+    T::deserialize(&first).map_err(Error::into_fault)
 }
 
 /// What serde says is wrong, and where.
@@ -325,7 +325,7 @@ mod tests {
     }
 
     fn fault(text: &str) -> Fault {
-        *from_yaml::<Config>(text).unwrap_err()
+        from_yaml::<Config>(text).unwrap_err()
     }
 
     #[test]
@@ -341,10 +341,10 @@ mod tests {
     #[test]
     fn an_unknown_key_names_the_nearest_one_and_its_place() {
         let fault = fault("cluster: local\nlisten:\n  contrl: x\n");
-        assert_eq!(fault.path, "listen.contrl");
-        assert_eq!(fault.place, Some(Place { line: 3, column: 3 }));
+        assert_eq!(fault.path(), "listen.contrl");
+        assert_eq!(fault.place(), Some(Place { line: 3, column: 3 }));
         assert_eq!(fault.fix, ["did you mean control?"]);
-        assert_eq!(fault.code, "W5002");
+        assert_eq!(&*fault.code, "W5002");
     }
 
     #[test]
@@ -361,7 +361,7 @@ mod tests {
         ] {
             let fault = fault(text);
             assert_eq!(
-                (fault.path.as_str(), fault.place.map(|p| p.line)),
+                (fault.path(), fault.place().map(|p| p.line)),
                 (path, Some(line)),
                 "{text}: {fault:?}"
             );

@@ -17,8 +17,8 @@ fn read(text: &str) -> Resource {
 /// The faults as `code path line`.
 fn faults(text: &str) -> Vec<String> {
     let faults = parse(text, Some(&shop())).unwrap_err();
-    let line = |fault: &Fault| fault.place.map_or(0, |place| place.line);
-    faults.iter().map(|fault| format!("{} {} {}", fault.code, fault.path, line(fault))).collect()
+    let line = |fault: &Fault| fault.place().map_or(0, |place| place.line);
+    faults.iter().map(|fault| format!("{} {} {}", fault.code, fault.path(), line(fault))).collect()
 }
 
 fn policy(spec: &str) -> String {
