@@ -3,7 +3,7 @@
 //! A snapshot is complete or it does not exist ([`SnapshotError`]); the last good one then stays in force. One flow uses
 //! one snapshot. Reading is lock-free and allocates nothing but the answers.
 //!
-//! [`view`] is the data, [`delta`] the difference between two, [`build`] the only way from there to here.
+//! [`View`] is the data, [`Delta`] the difference between two, [`Snapshot::build`] the only way from there to here.
 
 mod build;
 mod delta;

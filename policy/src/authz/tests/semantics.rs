@@ -287,6 +287,38 @@ fn the_nearest_rule_is_the_one_that_shares_most_with_the_call() {
 }
 
 #[test]
+fn of_several_rules_the_one_with_the_smaller_name_is_told() {
+    let exact = || vec![from("spiffe://corp.example/ns/shop/sa/order")];
+    let wide = || vec![from("spiffe://corp.example/**")];
+    let on = |port, mut rule: Rule| {
+        rule.ports = Some(vec![PortRef::Number(port)]);
+        rule
+    };
+    let told = |policies: [crate::model::AuthorizationPolicy; 2]| match decide(
+        &charge_with(policies),
+        &shop("order"),
+    )
+    .decision
+    {
+        Decision::Allow(permit) => permit.rule().unwrap().policy_id(),
+        Decision::Deny(denial) => {
+            denial.rule().or(denial.nearest.as_ref().map(|near| &near.rule)).unwrap().policy_id()
+        }
+    };
+    for action in [Action::Allow, Action::Deny] {
+        for (first, second) in [(exact(), wide()), (wide(), exact())] {
+            let (first, second) = (rule("r", first), rule("r", second));
+            assert_eq!(told([policy("a", action, vec![first]), policy("b", action, vec![second])]), "a.shop");
+        }
+    }
+    for (first, second) in [(exact(), wide()), (wide(), exact())] {
+        let (first, second) = (on(81, rule("r", first)), on(81, rule("r", second)));
+        let policies = [policy("a", Action::Allow, vec![first]), policy("b", Action::Allow, vec![second])];
+        assert_eq!(told(policies), "a.shop", "also of the nearest");
+    }
+}
+
+#[test]
 fn a_snapshot_and_its_parts_may_be_shared_between_threads() {
     fn shared<T: Send + Sync>() {}
     shared::<Arc<crate::snapshot::Snapshot>>();
