@@ -366,7 +366,8 @@ impl Catalog {
 
     /// Reads an object and checks that it is the one its key names.
     fn decode(&self, key: &Key, entry: &Entry) -> Result<Resource, String> {
-        let mut resource = record::decode_resource(&entry.value).map_err(|error| error.to_string())?;
+        let revision = entry.mod_revision.0;
+        let resource = record::decode_resource(&entry.value, revision).map_err(|error| error.to_string())?;
         if resource.key() != *key {
             return Err(format!("the record of {key} holds {}", resource.key()));
         }
@@ -375,7 +376,6 @@ impl Catalog {
         {
             return Err(format!("the store is of trust domain {}", mesh.trust_domain));
         }
-        resource.metadata_mut().revision = entry.mod_revision.0;
         Ok(resource)
     }
 

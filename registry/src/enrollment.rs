@@ -192,7 +192,12 @@ mod tests {
 
     fn catalog() -> Catalog {
         let mut catalog = samples::catalog();
-        catalog.put(Resource::WorkloadEnrollment(samples::enrollment("charge", "shop", &["hostb"], "sa/charge")));
+        catalog.put(Resource::WorkloadEnrollment(samples::enrollment(
+            "charge",
+            "shop",
+            &["hostb"],
+            "sa/charge",
+        )));
         let mut more = samples::enrollment("z-any", "shop", &["hostb", "hostc"], "**");
         more.services = Some(vec!["ledger".parse().unwrap()]);
         more.labels = BTreeMap::from([("tier".to_owned(), "two".to_owned())]);

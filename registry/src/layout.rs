@@ -7,7 +7,7 @@
 //! mesh/nodes/<node>                                 what is known of an agent
 //! mesh/users/<name>                                 which role a person has
 //! guard/resources                                   written by every change of resources
-//! tokens/<sha-256>  issued/<serial>  bundle/<trust domain>
+//! tokens/<sha-256>  issued/<serial>  certified/<key>  renewals/<node>  bundle/<trust domain>
 //! ```
 //!
 //! Everything under `mesh/` is mirrored in memory by [`crate::catalog`]; what only grows (issued certificates) or must
@@ -64,10 +64,12 @@ pub fn resource(object: &model::Key) -> Key {
 #[must_use]
 pub fn resources(kind: Kind, namespace: Option<&Namespace>) -> Prefix {
     let kind = kind.plural();
-    prefix(&namespace.map_or_else(
-        || format!("{RESOURCES}{kind}/"),
-        |namespace| format!("{RESOURCES}{kind}/{namespace}/"),
-    ))
+    prefix(
+        &namespace.map_or_else(
+            || format!("{RESOURCES}{kind}/"),
+            |namespace| format!("{RESOURCES}{kind}/{namespace}/"),
+        ),
+    )
 }
 
 /// The key of a workload's registration.
@@ -124,6 +126,30 @@ pub fn tokens() -> Prefix {
 #[must_use]
 pub fn issued(serial: &[u8]) -> Key {
     key(&format!("issued/{}", hex(serial.get(..20).unwrap_or(serial))))
+}
+
+/// Selects the issuance log.
+#[must_use]
+pub fn issuances() -> Prefix {
+    prefix("issued/")
+}
+
+/// The key that says for whom a public key was certified, by the SHA-256 of the key.
+#[must_use]
+pub fn certified_key(fingerprint: &[u8; 32]) -> Key {
+    key(&format!("certified/{}", hex(fingerprint)))
+}
+
+/// Selects every certified public key.
+#[must_use]
+pub fn certified_keys() -> Prefix {
+    prefix("certified/")
+}
+
+/// The key of a node's renewal chain (ISS-04).
+#[must_use]
+pub fn renewals(node: &NodeName) -> Key {
+    key(&format!("renewals/{node}"))
 }
 
 /// The key of a trust domain's bundle.

@@ -183,9 +183,8 @@ mod tests {
     }
 
     fn agents(states: impl IntoIterator<Item = (usize, u64, Link)>) -> Agents {
-        let state = |(number, boot, link)| {
-            (format!("host{number:02}").parse().unwrap(), AgentState { boot, link })
-        };
+        let state =
+            |(number, boot, link)| (format!("host{number:02}").parse().unwrap(), AgentState { boot, link });
         Arc::new(states.into_iter().map(state).collect())
     }
 

@@ -235,7 +235,8 @@ impl Connected {
 
     fn note(&self, change: impl FnOnce(&mut Report)) {
         let mut seats = self.presence.lock();
-        if let Some(seat) = seats.by_node.get_mut(&self.node).filter(|seat| seat.connection == self.connection)
+        if let Some(seat) =
+            seats.by_node.get_mut(&self.node).filter(|seat| seat.connection == self.connection)
         {
             seat.report.last_seen = self.presence.inner.clock.now();
             change(&mut seat.report);
@@ -246,7 +247,8 @@ impl Connected {
 impl Drop for Connected {
     fn drop(&mut self) {
         let mut seats = self.presence.lock();
-        if let Some(seat) = seats.by_node.get_mut(&self.node).filter(|seat| seat.connection == self.connection)
+        if let Some(seat) =
+            seats.by_node.get_mut(&self.node).filter(|seat| seat.connection == self.connection)
         {
             seat.report.state.link = Link::Lost(self.presence.inner.clock.uptime());
             seat.report.outstanding = None;

@@ -141,9 +141,7 @@ fn unreadable_policy(key: &Key, namespace: &Namespace) -> Option<ViewKey> {
 /// Whether something of `namespace` with these targets is about one of `services`.
 fn concerns(targets: &[TargetRef], namespace: &Namespace, services: &BTreeSet<ServiceName>) -> bool {
     targets.iter().any(|target| match target {
-        TargetRef::Service(name) => {
-            services.contains(&ServiceName::new(namespace.clone(), name.clone()))
-        }
+        TargetRef::Service(name) => services.contains(&ServiceName::new(namespace.clone(), name.clone())),
         TargetRef::Namespace(whole) => whole == namespace,
     })
 }
@@ -190,7 +188,10 @@ mod tests {
     #[test]
     fn a_caller_learns_the_service_and_its_endpoints_but_not_its_policies() {
         let told = kinds(&view(samples::shop(), "hosta", &[("charge", "shop")]));
-        assert_eq!(told, ["Mesh/mesh", "Namespace/shop", "Service/charge.shop", "Endpoint/charge-1 of charge.shop"]);
+        assert_eq!(
+            told,
+            ["Mesh/mesh", "Namespace/shop", "Service/charge.shop", "Endpoint/charge-1 of charge.shop"]
+        );
     }
 
     #[test]
@@ -211,7 +212,9 @@ mod tests {
         catalog.put(Resource::TcpRoute(samples::route("r1", "shop", "charge", "ledger")));
         catalog.put(Resource::TcpRoute(samples::route("r2", "shop", "ledger", "order")));
         let told = kinds(&view(catalog, "hosta", &[("charge", "shop")]));
-        assert!(told.contains(&"TCPRoute/r1.shop".to_owned()) && told.contains(&"Service/ledger.shop".to_owned()));
+        assert!(
+            told.contains(&"TCPRoute/r1.shop".to_owned()) && told.contains(&"Service/ledger.shop".to_owned())
+        );
         assert!(!told.iter().any(|key| key.contains("r2") || key.contains("order")), "{told:?}");
     }
 
@@ -232,8 +235,10 @@ mod tests {
         let count = catalog.services().len();
         let world = World::derive(Arc::new(catalog), Standings::default(), None);
         let view = build(&world, &Interest::everything(&world));
-        assert!(view.get(&ViewKey::Mesh).is_some_and(|mesh| matches!(mesh, ViewObject::Mesh(found) if **found
-            == Mesh { metadata: found.metadata.clone(), ..samples::mesh() })));
+        assert!(
+            view.get(&ViewKey::Mesh).is_some_and(|mesh| matches!(mesh, ViewObject::Mesh(found) if **found
+            == Mesh { metadata: found.metadata.clone(), ..samples::mesh() }))
+        );
         let context = SnapshotContext { trust_domain: samples::domain() };
         let snapshot = Snapshot::build(Arc::new(view), Revision(1), context).unwrap();
         assert_eq!(snapshot.destinations().count(), count);

@@ -56,12 +56,16 @@ impl World {
             let host = hosts.entry(workload.node.clone()).or_default();
             host.workloads += 1;
             host.namespaces.insert(scoped.0.clone());
-            let Some(grant) = enrollments.grant(&catalog, &workload.node, &workload.identity) else { continue };
+            let Some(grant) = enrollments.grant(&catalog, &workload.node, &workload.identity) else {
+                continue;
+            };
             for service in served(&catalog, scoped, workload, &grant) {
                 let name = service.service_name();
                 host.services.insert(name.clone());
-                let Some(endpoint) = endpoint(&catalog, &standings, workload, &grant, &service) else { continue };
-                let kept = old.get(&(&name, &scoped.1)).filter(|old| ***old == endpoint);
+                let Some(endpoint) = endpoint(&catalog, &standings, workload, &grant, &service) else {
+                    continue;
+                };
+                let kept = old.get(&(&name, &scoped.1)).filter(|old| ****old == endpoint);
                 let endpoint = kept.map_or_else(|| Arc::new(endpoint), |old| Arc::clone(old));
                 endpoints.entry(name).or_default().push(endpoint);
             }

@@ -1,0 +1,83 @@
+//! What the services of the plane share.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use weft_api::pb::management::{
+    AuthorityStatus, CreateTokenRequest, CreateTokenResponse, ListTokensResponse, Problem,
+    ShowAuthorityResponse,
+};
+use weft_identity::{bundle::TrustBundle, spiffe::TrustDomain};
+use weft_policy::name::ClusterName;
+
+use crate::{
+    clock::Clock, keeper::WorldHandle, metrics::RegistryMetrics, presence::Presence, refusal::Refusal,
+    roles::Caller, store::Store,
+};
+
+/// The version that is told to agents and people.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What the services of the plane share. Built once by the server.
+#[derive(Clone)]
+pub struct Core {
+    /// Where everything is kept.
+    pub store: Arc<dyn Store>,
+    /// The time.
+    pub clock: Clock,
+    /// The trust domain; the store's Mesh has the same.
+    pub trust_domain: TrustDomain,
+    /// The cluster's name.
+    pub cluster: ClusterName,
+    /// The name of this server, the last segment of its SPIFFE ID.
+    pub instance: String,
+    /// Everything that is configured, decoded, with what follows from it.
+    pub world: WorldHandle,
+    /// Which agents are there.
+    pub presence: Presence,
+    /// The trust bundle, as agents are told it.
+    pub bundle: watch::Receiver<Arc<TrustBundle>>,
+    /// What is counted.
+    pub metrics: Arc<RegistryMetrics>,
+    /// Cancelled when the server begins to end: agents are asked to go, streams end.
+    pub draining: CancellationToken,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut text = formatter.debug_struct("Core");
+        text.field("trust_domain", &self.trust_domain)
+            .field("instance", &self.instance)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes and revokes the tokens with which agents and people join. The caller's role was checked.
+pub trait Tokens: Send + Sync + 'static {
+    /// Makes a token, and writes the enrollments that go with it. The secret is in the answer and nowhere else.
+    fn create<'a>(
+        &'a self,
+        caller: &'a Caller,
+        request: CreateTokenRequest,
+    ) -> BoxFuture<'a, Result<CreateTokenResponse, Refusal>>;
+
+    /// Every token that is not forgotten yet, without its secret.
+    fn list(&self) -> BoxFuture<'_, Result<ListTokensResponse, Refusal>>;
+
+    /// Makes a token useless.
+    fn revoke<'a>(&'a self, caller: &'a Caller, id: &'a str) -> BoxFuture<'a, Result<(), Refusal>>;
+}
+
+/// Tells of the certificate authority.
+pub trait Authority: Send + Sync + 'static {
+    /// Its roots, its intermediate and what it issued.
+    fn status(&self) -> AuthorityStatus;
+
+    /// The same with the certificates.
+    fn show(&self) -> ShowAuthorityResponse;
+
+    /// What a person should look at: certificates that expire soon, roots on their way in or out.
+    fn problems(&self) -> Vec<Problem>;
+}

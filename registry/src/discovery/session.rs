@@ -1,0 +1,402 @@
+//! What one agent asked for, holds, and has not answered yet.
+//!
+//! ```text
+//! Idle ──the view differs from what is held──▶ Waiting ──ack──▶ Idle (holds the new view)
+//!                                                 └─────nack──▶ Idle (holds the old one; silent until the view differs)
+//! ```
+//!
+//! Pure. Invariant: at most one update is unanswered; changes that come meanwhile are told as one difference after it.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use weft_api::record::view_digest;
+use weft_policy::{
+    name::{NodeName, ServiceName},
+    snapshot::{Delta, Revision, View},
+};
+
+use crate::{
+    nodes::shown,
+    view::{self, Interest},
+    world::World,
+};
+
+/// The most services that one agent may ask for; agents forget unused ones at 1,000 (decisions.md).
+pub const MAX_SUBSCRIPTIONS: usize = 10_000;
+
+/// A view that an agent has in force.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// Its revision.
+    pub revision: Revision,
+    /// Its objects.
+    pub view: Arc<View>,
+    /// SHA-256 of the view.
+    pub digest: [u8; 32],
+}
+
+impl Held {
+    fn new(revision: Revision, view: View) -> Self {
+        let digest = view_digest(&view);
+        Self { revision, view: Arc::new(view), digest }
+    }
+}
+
+/// An update to be sent.
+#[derive(Clone, Debug)]
+pub struct Update {
+    /// What changes.
+    pub delta: Delta,
+    /// SHA-256 of the view after it.
+    pub digest: [u8; 32],
+}
+
+/// What an agent did against the protocol.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Breach {
+    /// It answered an update that it was not sent, or answered one twice.
+    #[error("revision {0} was answered, which is not the one that was sent")]
+    NotSent(Revision),
+    /// It asks for more services than it may.
+    #[error("more than {MAX_SUBSCRIPTIONS} services were asked for")]
+    TooManySubscriptions,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Session {
+    node: NodeName,
+    services: BTreeSet<ServiceName>,
+    /// Services that the agent was told do not exist.
+    unknown: BTreeSet<ServiceName>,
+    held: Option<Held>,
+    waiting: Option<Held>,
+    /// The view that the agent refused: it is not sent again as it is.
+    refused: Option<Arc<View>>,
+    /// Whether the agent has been told anything on this stream.
+    begun: bool,
+}
+
+impl Session {
+    /// A session of an agent that asks for `services` and holds `held`, if it can go on from there.
+    ///
+    /// # Errors
+    ///
+    /// [`Breach::TooManySubscriptions`].
+    pub fn new(node: NodeName, services: BTreeSet<ServiceName>, held: Option<Held>) -> Result<Self, Breach> {
+        if services.len() > MAX_SUBSCRIPTIONS {
+            return Err(Breach::TooManySubscriptions);
+        }
+        let (unknown, waiting, refused) = (BTreeSet::new(), None, None);
+        Ok(Self { node, services, unknown, held, waiting, refused, begun: false })
+    }
+
+    /// What the agent may go on from that says it holds the view of `digest` at `revision`: `kept`, if it was left with
+    /// that, or what it would be told now, if nothing has changed.
+    #[must_use]
+    pub fn resumed(
+        world: &World,
+        node: &NodeName,
+        services: &BTreeSet<ServiceName>,
+        (revision, digest): (Revision, &[u8]),
+        kept: Option<Held>,
+    ) -> Option<Held> {
+        if revision == Revision(0) || revision > shown(world.catalog().revision()) {
+            return None;
+        }
+        if let Some(kept) = kept.filter(|kept| kept.revision == revision && kept.digest == digest) {
+            return Some(kept);
+        }
+        let now = view::build(world, &Interest::of_node(world, node, services.clone()));
+        Some(Held::new(revision, now)).filter(|held| held.digest == digest)
+    }
+
+    /// Changes what is asked for.
+    ///
+    /// # Errors
+    ///
+    /// [`Breach::TooManySubscriptions`]; then nothing is changed.
+    pub fn subscribe(
+        &mut self,
+        add: BTreeSet<ServiceName>,
+        remove: &BTreeSet<ServiceName>,
+    ) -> Result<(), Breach> {
+        let mut services = self.services.clone();
+        services.retain(|service| !remove.contains(service));
+        // Whoever asks again wants to hear again.
+        self.unknown.retain(|service| !add.contains(service));
+        services.extend(add);
+        if services.len() > MAX_SUBSCRIPTIONS {
+            return Err(Breach::TooManySubscriptions);
+        }
+        self.services = services;
+        Ok(())
+    }
+
+    /// The services that do not exist (any more) and that the agent has not been told of.
+    pub fn poll_unknown(&mut self, world: &World) -> Vec<ServiceName> {
+        let exists = |service: &&ServiceName| world.catalog().services().contains_key(*service);
+        let unknown: BTreeSet<_> = self.services.iter().filter(|service| !exists(service)).cloned().collect();
+        let news = unknown.difference(&self.unknown).cloned().collect();
+        self.unknown = unknown;
+        news
+    }
+
+    /// The update that is due in `world`, if one is: nothing is while another is unanswered.
+    pub fn poll_update(&mut self, world: &World) -> Option<Update> {
+        if self.waiting.is_some() {
+            return None;
+        }
+        let interest = Interest::of_node(world, &self.node, self.services.clone());
+        let view = view::build(world, &interest);
+        if self.refused.as_ref().is_some_and(|refused| **refused == view) {
+            return None;
+        }
+        let to = shown(world.catalog().revision());
+        let delta = match &self.held {
+            Some(held) if held.revision <= to => {
+                let delta = Delta::diff(&held.view, &view, held.revision, to);
+                if delta.is_empty() && self.begun {
+                    return None;
+                }
+                delta
+            }
+            // Nothing is held, or it is of a store that has since been replaced by an older one.
+            Some(_) | None => Delta::full(&view, to),
+        };
+        self.begun = true;
+        let next = Held::new(to, view);
+        let digest = next.digest;
+        self.waiting = Some(next);
+        Some(Update { delta, digest })
+    }
+
+    /// The agent has `revision` in force.
+    ///
+    /// # Errors
+    ///
+    /// [`Breach::NotSent`].
+    pub fn ack(&mut self, revision: Revision) -> Result<(), Breach> {
+        self.held = Some(self.answered(revision)?);
+        self.refused = None;
+        Ok(())
+    }
+
+    /// The agent refuses `revision` and keeps what it has.
+    ///
+    /// # Errors
+    ///
+    /// [`Breach::NotSent`].
+    pub fn nack(&mut self, revision: Revision) -> Result<(), Breach> {
+        self.refused = Some(self.answered(revision)?.view);
+        Ok(())
+    }
+
+    fn answered(&mut self, revision: Revision) -> Result<Held, Breach> {
+        let fits = self.waiting.as_ref().is_some_and(|waiting| waiting.revision == revision);
+        self.waiting.take_if(|_| fits).ok_or(Breach::NotSent(revision))
+    }
+
+    /// Whether, after [`Self::poll_update`] had nothing, the agent has what it should have.
+    #[must_use]
+    pub const fn is_current(&self) -> bool {
+        self.held.is_some() && self.waiting.is_none() && self.refused.is_none()
+    }
+
+    /// What the agent has in force, as far as it said.
+    #[must_use]
+    pub const fn held(&self) -> Option<&Held> {
+        self.held.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use weft_policy::model::{Key, Kind, Resource};
+
+    use super::*;
+    use crate::{catalog::Catalog, liveness::Standings, samples, store::Revision as StoreRevision};
+
+    fn world(catalog: &Catalog) -> World {
+        World::derive(Arc::new(catalog.clone()), Standings::default(), None)
+    }
+
+    fn at(catalog: &mut Catalog, revision: u64) {
+        catalog.apply(crate::store::EventBatch { revision: StoreRevision(revision), events: Vec::new() });
+    }
+
+    fn asking_for(services: &[&str]) -> BTreeSet<ServiceName> {
+        services.iter().map(|name| samples::service_name(name, "shop")).collect()
+    }
+
+    fn session(services: &[&str], held: Option<Held>) -> Session {
+        Session::new("hosta".parse().unwrap(), asking_for(services), held).unwrap()
+    }
+
+    fn service(name: &str) -> Key {
+        Key { kind: Kind::Service, namespace: Some("shop".parse().unwrap()), name: name.parse().unwrap() }
+    }
+
+    #[test]
+    fn a_new_agent_gets_everything_and_then_differences() {
+        let mut catalog = samples::shop();
+        let mut session = session(&["charge"], None);
+        let first = session.poll_update(&world(&catalog)).unwrap();
+        assert!(first.delta.full);
+        session.ack(first.delta.to).unwrap();
+        assert!(session.poll_update(&world(&catalog)).is_none(), "nothing has changed");
+        catalog.put(Resource::Service(samples::service("unrelated", "shop")));
+        assert!(
+            session.poll_update(&world(&catalog)).is_none(),
+            "what it did not ask for is not its business"
+        );
+        session.subscribe(asking_for(&["ledger"]), &BTreeSet::new()).unwrap();
+        let second = session.poll_update(&world(&catalog)).unwrap();
+        assert!(!second.delta.full && second.delta.removes.is_empty());
+        assert_eq!(second.delta.from, first.delta.to);
+    }
+
+    #[test]
+    fn a_slow_agent_has_one_un_acked_delta_and_then_gets_the_rest_as_one() {
+        let mut catalog = samples::shop();
+        let mut session = session(&["charge", "ledger"], None);
+        let first = session.poll_update(&world(&catalog)).unwrap().delta.to;
+        for revision in 100..200 {
+            at(&mut catalog, revision);
+            let mut changed = samples::service("charge", "shop");
+            changed.metadata.revision = revision;
+            catalog.put(Resource::Service(changed));
+            assert!(session.poll_update(&world(&catalog)).is_none());
+        }
+        session.ack(first).unwrap();
+        let rest = session.poll_update(&world(&catalog)).unwrap().delta;
+        assert_eq!((rest.from, rest.to, rest.upserts.len()), (first, Revision(199), 1));
+    }
+
+    #[test]
+    fn resume_sends_only_a_delta() {
+        let mut catalog = samples::shop();
+        at(&mut catalog, 10);
+        let (node, services) = ("hosta".parse().unwrap(), asking_for(&["charge"]));
+        let mut before = session(&["charge"], None);
+        let sent = before.poll_update(&world(&catalog)).unwrap();
+        before.ack(sent.delta.to).unwrap();
+        let kept = before.held().cloned();
+        let claim = (sent.delta.to, &sent.digest[..]);
+
+        // Nothing has changed: an empty delta says so, also when the server has forgotten the agent.
+        let held = Session::resumed(&world(&catalog), &node, &services, claim, None);
+        let same = session(&["charge"], held).poll_update(&world(&catalog)).unwrap();
+        assert!(same.delta.is_empty() && same.delta.from == sent.delta.to);
+
+        // Something has: the difference, if the server remembers; everything, if not.
+        at(&mut catalog, 11);
+        catalog.remove(&service("charge"));
+        let held = Session::resumed(&world(&catalog), &node, &services, claim, kept);
+        let some = session(&["charge"], held).poll_update(&world(&catalog)).unwrap();
+        assert!(!some.delta.full && !some.delta.removes.is_empty());
+        let held = Session::resumed(&world(&catalog), &node, &services, claim, None);
+        assert!(held.is_none());
+
+        // A digest that differs, or a revision that this store never had, is not gone on from.
+        for claim in [(sent.delta.to, &[0; 32][..]), (Revision(99), &sent.digest[..]), (Revision(0), &[][..])]
+        {
+            assert!(Session::resumed(&world(&catalog), &node, &services, claim, None).is_none());
+        }
+    }
+
+    #[test]
+    fn a_refused_update_is_not_sent_again_until_something_differs() {
+        let mut catalog = samples::shop();
+        at(&mut catalog, 10);
+        let mut session = session(&["charge"], None);
+        let first = session.poll_update(&world(&catalog)).unwrap().delta.to;
+        session.nack(first).unwrap();
+        assert!(session.poll_update(&world(&catalog)).is_none());
+        at(&mut catalog, 11);
+        catalog.remove(&service("charge"));
+        let again = session.poll_update(&world(&catalog)).unwrap().delta;
+        assert!(again.full, "it still holds nothing");
+    }
+
+    #[test]
+    fn only_what_was_sent_can_be_answered_and_only_once() {
+        let mut session = session(&["charge"], None);
+        assert_eq!(session.ack(Revision(1)), Err(Breach::NotSent(Revision(1))));
+        let sent = session.poll_update(&world(&samples::shop())).unwrap().delta.to;
+        assert!(session.ack(Revision(sent.0 + 1)).is_err());
+        session.ack(sent).unwrap();
+        assert_eq!(session.nack(sent), Err(Breach::NotSent(sent)));
+    }
+
+    #[test]
+    fn an_unknown_service_is_told_once_and_again_when_asked_again_or_gone_again() {
+        let mut catalog = samples::shop();
+        let mut session = session(&["charge", "nowhere"], None);
+        let told = |session: &mut Session, catalog: &Catalog| {
+            let unknown = session.poll_unknown(&world(catalog));
+            unknown.into_iter().map(|service| service.name.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&mut session, &catalog), ["nowhere"]);
+        assert!(told(&mut session, &catalog).is_empty());
+        session.subscribe(asking_for(&["nowhere"]), &BTreeSet::new()).unwrap();
+        assert_eq!(told(&mut session, &catalog), ["nowhere"]);
+        catalog.remove(&service("charge"));
+        assert_eq!(told(&mut session, &catalog), ["charge"]);
+        catalog.put(Resource::Service(samples::service("charge", "shop")));
+        assert!(told(&mut session, &catalog).is_empty());
+        catalog.remove(&service("charge"));
+        assert_eq!(told(&mut session, &catalog), ["charge"]);
+    }
+
+    #[test]
+    fn subscriptions_are_bounded() {
+        let many =
+            |count: usize| (0..count).map(|n| samples::service_name(&format!("s{n}"), "shop")).collect();
+        let mut session = session(&[], None);
+        session.subscribe(many(MAX_SUBSCRIPTIONS), &BTreeSet::new()).unwrap();
+        let more = BTreeSet::from([samples::service_name("more", "shop")]);
+        assert_eq!(session.subscribe(more.clone(), &BTreeSet::new()), Err(Breach::TooManySubscriptions));
+        session.subscribe(more, &asking_for(&["s1"])).unwrap();
+    }
+
+    proptest! {
+        /// Whatever happens, and however slow the agent is, what it holds after the last ack is what it should be told.
+        #[test]
+        fn an_agent_that_answers_ends_with_the_view_of_the_world(
+            steps in proptest::collection::vec((0_usize..4, any::<bool>(), any::<bool>()), 1..40)
+        ) {
+            let names = ["charge", "ledger", "order", "new"];
+            let mut catalog = samples::shop();
+            let mut session = session(&names, None);
+            let mut view = View::new();
+            let mut waiting = None;
+            for (revision, (which, put, answer)) in (10_u64..).zip(steps) {
+                at(&mut catalog, revision);
+                if put {
+                    let mut service = samples::service(names[which], "shop");
+                    service.metadata.revision = revision;
+                    catalog.put(Resource::Service(service));
+                } else {
+                    catalog.remove(&service(names[which]));
+                }
+                if waiting.is_none() {
+                    waiting = session.poll_update(&world(&catalog));
+                }
+                if answer && let Some(update) = waiting.take() {
+                    view = view.apply(&update.delta).unwrap();
+                    prop_assert_eq!(view_digest(&view), update.digest);
+                    session.ack(update.delta.to).unwrap();
+                }
+            }
+            while let Some(update) = waiting.take().or_else(|| session.poll_update(&world(&catalog))) {
+                view = view.apply(&update.delta).unwrap();
+                session.ack(update.delta.to).unwrap();
+            }
+            let world = world(&catalog);
+            let interest = Interest::of_node(&world, &"hosta".parse().unwrap(), asking_for(&names));
+            prop_assert_eq!(view, view::build(&world, &interest));
+        }
+    }
+}

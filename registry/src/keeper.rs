@@ -1,0 +1,227 @@
+//! Keeps the world current: store events and the coming and going of agents in, one [`World`] after another out.
+//!
+//! One task feeds all readers. Changes that come together are taken together, and while many come the world is made anew
+//! at most every 10 ms, so that a thousand registrations are not a thousand comparisons for each agent.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+use tokio::sync::watch;
+use tracing::{error, warn};
+use weft_identity::spiffe::TrustDomain;
+
+use crate::{
+    catalog::Catalog,
+    clock::Clock,
+    layout,
+    liveness::{self, Standings},
+    metrics::RegistryMetrics,
+    presence::{Agents, Presence},
+    store::{EventBatch, Mirror, Revision, Store, StoreError},
+    world::World,
+};
+
+/// The shortest time between two worlds: well below what a person or a cut of flows notices (1 s, decisions.md).
+const PACE: Duration = Duration::from_millis(10);
+/// The most commits that are taken together.
+const MAX_TOGETHER: usize = 1_024;
+/// The wait after the store failed to read.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long a writer waits for the world to show its change; the world is one store event behind, so this is generous.
+const CATCH_UP: Duration = Duration::from_secs(5);
+
+/// Where every reader gets the newest world. A clone is the same.
+#[derive(Clone, Debug)]
+pub struct WorldHandle {
+    newest: watch::Receiver<Arc<World>>,
+}
+
+impl WorldHandle {
+    /// The newest world.
+    #[must_use]
+    pub fn current(&self) -> Arc<World> {
+        Arc::clone(&self.newest.borrow())
+    }
+
+    /// What is configured in the newest world.
+    #[must_use]
+    pub fn catalog(&self) -> Arc<Catalog> {
+        Arc::clone(self.newest.borrow().catalog())
+    }
+
+    /// Tells of every new world.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<Arc<World>> {
+        self.newest.clone()
+    }
+
+    /// Waits until the world shows the commit `revision`, which must have changed something under `mesh/`: who writes
+    /// reads their own write next. Gives up after 5 s, or when the keeper has ended. Cancel-safe.
+    pub async fn wait_for(&self, revision: Revision) {
+        let mut newest = self.newest.clone();
+        let shown = newest.wait_for(|world| world.catalog().revision() >= revision);
+        if tokio::time::timeout(CATCH_UP, shown).await.is_err() {
+            warn!(%revision, "the world does not show a commit yet");
+        }
+    }
+}
+
+/// Reads the store and makes the first world. The returned future keeps it current until the store is closed; it must
+/// run for as long as anybody reads.
+///
+/// # Errors
+///
+/// [`StoreError`] when the store cannot be read.
+pub async fn start(
+    store: Arc<dyn Store>,
+    clock: Clock,
+    presence: &Presence,
+    trust_domain: TrustDomain,
+    metrics: Arc<RegistryMetrics>,
+) -> Result<(WorldHandle, impl Future<Output = Result<(), StoreError>> + Send + 'static), StoreError> {
+    let mut mirror = Mirror::new(store, layout::mesh());
+    let mut catalog = Catalog::new(trust_domain);
+    let batch = mirror.next().await?;
+    take(&mut catalog, batch, &metrics);
+    let agents = presence.watch();
+    let serving = clock.uptime();
+    let world = World::derive(Arc::new(catalog.clone()), Standings::default(), None);
+    let sender = watch::Sender::new(Arc::new(world));
+    let handle = WorldHandle { newest: sender.subscribe() };
+    let keeper = Keeper { mirror, catalog, agents, clock, serving, sender, metrics };
+    Ok((handle, keeper.run()))
+}
+
+struct Keeper {
+    mirror: Mirror,
+    catalog: Catalog,
+    agents: watch::Receiver<Agents>,
+    clock: Clock,
+    /// The uptime at which this server began to serve.
+    serving: Duration,
+    sender: watch::Sender<Arc<World>>,
+    metrics: Arc<RegistryMetrics>,
+}
+
+impl Keeper {
+    /// Runs until the store is closed (`Ok`) or turns out to be older than what was seen.
+    async fn run(mut self) -> Result<(), StoreError> {
+        loop {
+            let next = self.publish();
+            tokio::time::sleep(PACE).await;
+            match self.change(next).await {
+                Ok(()) => {}
+                Err(StoreError::Closed) => return Ok(()),
+                Err(failure @ StoreError::Ahead { .. }) => {
+                    error!(error = %failure, "the store lies behind what agents were told");
+                    return Err(failure);
+                }
+                Err(failure) => {
+                    warn!(error = %failure, "cannot read the store, trying again");
+                    self.clock.sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// Waits until something changes, and takes in what came with it.
+    async fn change(&mut self, next: Option<Duration>) -> Result<(), StoreError> {
+        let clock = self.clock.clone();
+        let due = async {
+            match next {
+                Some(time) => clock.sleep_until_uptime(time).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            batch = self.mirror.next() => take(&mut self.catalog, batch?, &self.metrics),
+            changed = self.agents.changed() => {
+                if changed.is_err() {
+                    return Err(StoreError::Closed);
+                }
+            }
+            () = due => {}
+        }
+        for _ in 0..MAX_TOGETHER {
+            match self.mirror.next().now_or_never() {
+                Some(batch) => take(&mut self.catalog, batch?, &self.metrics),
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the world anew if anything in it differs. Says when time alone changes it next.
+    fn publish(&mut self) -> Option<Duration> {
+        let agents = self.agents.borrow_and_update().clone();
+        let (standings, next) = liveness::judge(&self.catalog, &agents, self.serving, self.clock.uptime());
+        let before = Arc::clone(&self.sender.borrow());
+        let same = before.catalog().revision() == self.catalog.revision() && *before.standings() == standings;
+        if !same {
+            let world = World::derive(Arc::new(self.catalog.clone()), standings, Some(&before));
+            self.metrics.revision.set(i64::try_from(self.catalog.revision().0).unwrap_or(i64::MAX));
+            self.sender.send_replace(Arc::new(world));
+        }
+        next
+    }
+}
+
+/// Takes a commit in and cries for each record that cannot be read.
+fn take(catalog: &mut Catalog, batch: EventBatch, metrics: &RegistryMetrics) {
+    let revision = batch.revision;
+    for (place, why) in catalog.apply(batch) {
+        metrics.unreadable_records.inc();
+        error!(?place, why, %revision, "a record of the store cannot be read; it is set aside");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use weft_policy::model::{EndpointState, Resource};
+
+    use super::*;
+    use crate::{liveness::GRACE, samples, store::Expected};
+
+    #[tokio::test]
+    async fn a_commit_is_in_the_world_when_its_writer_reads() {
+        let rig = samples::Rig::start().await;
+        for number in 0..20 {
+            let service = Resource::Service(samples::service(&format!("s{number}"), "shop"));
+            let revision = rig.put(&service).await;
+            rig.core.world.wait_for(revision).await;
+            let found = rig.core.world.catalog().get(&service.key()).unwrap();
+            assert_eq!(found.metadata().revision, revision.0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_record_that_cannot_be_read_is_set_aside_and_the_rest_is_in_force() {
+        let rig = samples::Rig::start().await;
+        let service = Resource::Service(samples::service("charge", "shop"));
+        let key = layout::resource(&service.key());
+        rig.core.store.put(key, "{}".into(), Expected::Absent, None).await.unwrap();
+        let revision = rig.put(&Resource::Service(samples::service("order", "shop"))).await;
+        rig.core.world.wait_for(revision).await;
+        let catalog = rig.core.world.catalog();
+        assert_eq!(catalog.services().len(), 1);
+        assert!(catalog.unreadable().contains_key(&service.key()));
+        assert_eq!(rig.core.metrics.unreadable_records.get(), 1);
+    }
+
+    #[tokio::test]
+    async fn time_alone_makes_a_silent_endpoint_unconfirmed() {
+        let (clock, hands) = Clock::test(SystemTime::UNIX_EPOCH);
+        let rig = samples::Rig::with_clock(clock).await;
+        rig.put_shop().await;
+        let charge = samples::service_name("charge", "shop");
+        let mut changes = rig.core.world.changes();
+        let shows = |world: &Arc<World>, state| {
+            world.endpoints(&charge).first().is_some_and(|endpoint| endpoint.state == state)
+        };
+        changes.wait_for(|world| shows(world, EndpointState::Confirmed)).await.unwrap();
+        hands.advance(GRACE);
+        changes.wait_for(|world| shows(world, EndpointState::Unconfirmed)).await.unwrap();
+    }
+}

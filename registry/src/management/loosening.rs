@@ -1,0 +1,201 @@
+//! Whether a change opens what was closed: that needs an admin, tightening only an editor (decisions.md, people).
+//!
+//! Pure. Compared is what is in force for the scope of each object, so that taking an override away counts as what it
+//! does.
+
+use weft_policy::{
+    model::{DefaultAuthorization, EgressMode, Key, Kind, Resource},
+    name::{Namespace, ServiceName},
+};
+
+use crate::catalog::Catalog;
+
+/// What is in force in some scope.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct InForce {
+    default: DefaultAuthorization,
+    egress: EgressMode,
+}
+
+/// Says what the change of `key` opens, from how it is in `before` to `after` (`None`: deleted); `None` when nothing.
+pub(super) fn loosening(before: &Catalog, key: &Key, after: Option<&Resource>) -> Option<String> {
+    let old = in_force(before, key);
+    let new = changed(before, key, after);
+    if openness(new.default) > openness(old.default) {
+        let (from, to) = (default_name(old.default), default_name(new.default));
+        return Some(format!("defaultAuthorization goes from {from} to {to} by {key}"));
+    }
+    if egress_openness(new.egress) > egress_openness(old.egress) {
+        return Some(format!("egress goes from {:?} to {:?} by {key}", old.egress, new.egress));
+    }
+    None
+}
+
+/// What is in force for the scope of `key` at present, be there an object or not.
+fn in_force(catalog: &Catalog, key: &Key) -> InForce {
+    match key.kind {
+        Kind::Service => of_service(catalog, key),
+        Kind::Namespace => {
+            key.name.as_str().parse().map_or_else(|_| of_mesh(catalog), |name| of_namespace(catalog, &name))
+        }
+        Kind::Mesh
+        | Kind::Workload
+        | Kind::WorkloadEnrollment
+        | Kind::TcpRoute
+        | Kind::TrafficPolicy
+        | Kind::AuthorizationPolicy => of_mesh(catalog),
+    }
+}
+
+/// What would be in force for the scope of `key`, the scopes around it being as they are.
+fn changed(before: &Catalog, key: &Key, after: Option<&Resource>) -> InForce {
+    match after {
+        Some(Resource::Mesh(mesh)) => InForce { default: mesh.default_authorization, egress: mesh.egress },
+        Some(Resource::Namespace(settings)) => {
+            let around = of_mesh(before);
+            InForce {
+                default: settings.default_authorization.unwrap_or(around.default),
+                egress: settings.egress.unwrap_or(around.egress),
+            }
+        }
+        Some(Resource::Service(service)) => {
+            let around = of_namespace(before, &service.metadata.owner());
+            InForce { default: service.default_authorization.unwrap_or(around.default), ..around }
+        }
+        Some(
+            Resource::Workload(_)
+            | Resource::WorkloadEnrollment(_)
+            | Resource::TcpRoute(_)
+            | Resource::TrafficPolicy(_)
+            | Resource::AuthorizationPolicy(_),
+        ) => in_force(before, key),
+        None => match (key.kind, &key.namespace) {
+            (Kind::Namespace, _) => of_mesh(before),
+            // With the service its endpoints go: nothing is opened, whatever its override was.
+            (Kind::Service, _)
+            | (
+                Kind::Mesh
+                | Kind::Workload
+                | Kind::WorkloadEnrollment
+                | Kind::TcpRoute
+                | Kind::TrafficPolicy
+                | Kind::AuthorizationPolicy,
+                _,
+            ) => in_force(before, key),
+        },
+    }
+}
+
+fn of_mesh(catalog: &Catalog) -> InForce {
+    let closed = InForce { default: DefaultAuthorization::Deny, egress: EgressMode::Deny };
+    catalog.mesh().map_or(closed, |mesh| InForce { default: mesh.default_authorization, egress: mesh.egress })
+}
+
+fn of_namespace(catalog: &Catalog, name: &Namespace) -> InForce {
+    let around = of_mesh(catalog);
+    catalog.namespaces().get(name).map_or(around, |settings| InForce {
+        default: settings.default_authorization.unwrap_or(around.default),
+        egress: settings.egress.unwrap_or(around.egress),
+    })
+}
+
+fn of_service(catalog: &Catalog, key: &Key) -> InForce {
+    let namespace = key.namespace.clone().unwrap_or_else(Namespace::default_namespace);
+    let around = of_namespace(catalog, &namespace);
+    let service = catalog.services().get(&ServiceName::new(namespace, key.name.clone()));
+    let own = service.and_then(|service| service.default_authorization);
+    InForce { default: own.unwrap_or(around.default), ..around }
+}
+
+const fn openness(default: DefaultAuthorization) -> u8 {
+    match default {
+        DefaultAuthorization::Deny => 0,
+        DefaultAuthorization::Audit => 1,
+        DefaultAuthorization::Allow => 2,
+    }
+}
+
+const fn default_name(default: DefaultAuthorization) -> &'static str {
+    match default {
+        DefaultAuthorization::Deny => "Deny",
+        DefaultAuthorization::Audit => "Audit",
+        DefaultAuthorization::Allow => "Allow",
+    }
+}
+
+const fn egress_openness(egress: EgressMode) -> u8 {
+    match egress {
+        EgressMode::Deny => 0,
+        EgressMode::Log => 1,
+        EgressMode::Allow => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samples;
+
+    fn opens(before: &Catalog, after: Resource) -> bool {
+        loosening(before, &after.key(), Some(&after)).is_some()
+    }
+
+    fn settings(default: Option<DefaultAuthorization>, egress: Option<EgressMode>) -> Resource {
+        let mut settings = samples::namespace("shop");
+        (settings.default_authorization, settings.egress) = (default, egress);
+        Resource::Namespace(settings)
+    }
+
+    fn service(default: Option<DefaultAuthorization>) -> Resource {
+        let mut service = samples::service("charge", "shop");
+        service.default_authorization = default;
+        Resource::Service(service)
+    }
+
+    #[test]
+    fn going_towards_allow_opens_and_going_towards_deny_does_not() {
+        use DefaultAuthorization::{Allow, Audit, Deny};
+        let order = [Deny, Audit, Allow];
+        for (from, before) in order.into_iter().enumerate() {
+            for (to, after) in order.into_iter().enumerate() {
+                let mut catalog = samples::shop();
+                catalog.put(settings(Some(before), None));
+                assert_eq!(
+                    opens(&catalog, settings(Some(after), None)),
+                    to > from,
+                    "{before:?} -> {after:?}"
+                );
+                assert_eq!(opens(&catalog, service(Some(after))), to > from, "{before:?} -> {after:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn egress_towards_allow_opens() {
+        let catalog = samples::shop();
+        assert!(opens(&catalog, settings(None, Some(EgressMode::Log))));
+        assert!(!opens(&catalog, settings(None, Some(EgressMode::Deny))));
+        let mut mesh = samples::mesh();
+        mesh.egress = EgressMode::Allow;
+        assert!(opens(&catalog, Resource::Mesh(mesh)));
+    }
+
+    #[test]
+    fn taking_a_tighter_override_away_opens() {
+        let mut catalog = samples::shop();
+        let mut mesh = samples::mesh();
+        mesh.default_authorization = DefaultAuthorization::Allow;
+        catalog.put(Resource::Mesh(mesh));
+        let closed = settings(Some(DefaultAuthorization::Deny), None);
+        catalog.put(closed.clone());
+        assert!(opens(&catalog, settings(None, None)));
+        assert!(loosening(&catalog, &closed.key(), None).is_some(), "deleted");
+        assert!(loosening(&catalog, &service(None).key(), None).is_none());
+    }
+
+    #[test]
+    fn objects_without_a_default_open_nothing() {
+        let policy = Resource::AuthorizationPolicy(samples::policy("p", "shop", "charge", "order"));
+        assert!(!opens(&samples::shop(), policy));
+    }
+}

@@ -1,0 +1,136 @@
+//! Status: one look at everything, problems first.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::SystemTime,
+};
+
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use weft_api::pb::management::{AgentStatus, Problem, ServiceStatus, StatusResponse};
+use weft_policy::{
+    code::{self, CodeId},
+    model::EndpointState,
+    name::NodeName,
+};
+
+use crate::{
+    core::{Authority, Core, VERSION},
+    presence::{Link, Report},
+    roles::{Caller, Role},
+    world::World,
+};
+
+/// The most problems that are told; more say nothing more.
+const MAX_PROBLEMS: usize = 100;
+
+pub(super) fn status(core: &Core, caller: &Caller, authority: &dyn Authority) -> StatusResponse {
+    let world = core.world.current();
+    let reports = core.presence.reports();
+    let services = services(&world, caller);
+    let mut problems = authority.problems();
+    problems.extend(of_agents(&world, &reports));
+    problems.extend(of_services(&services));
+    problems.extend(of_records(&world, caller));
+    problems.truncate(MAX_PROBLEMS);
+    StatusResponse {
+        trust_domain: core.trust_domain.to_string(),
+        cluster: core.cluster.to_string(),
+        instance: core.instance.clone(),
+        version: VERSION.to_owned(),
+        revision: world.catalog().revision().0,
+        agents: agents(&world, &reports),
+        services,
+        authority: Some(authority.status()),
+        uptime_seconds: core.clock.uptime().as_secs(),
+        problems,
+    }
+}
+
+fn agents(world: &World, reports: &BTreeMap<NodeName, Report>) -> Vec<AgentStatus> {
+    let nodes: BTreeSet<_> = world.catalog().nodes().keys().chain(reports.keys()).collect();
+    nodes.into_iter().map(|node| agent(world, node, reports.get(node))).collect()
+}
+
+fn agent(world: &World, node: &NodeName, report: Option<&Report>) -> AgentStatus {
+    let record = world.catalog().nodes().get(node).map(|kept| &kept.record);
+    let nack = report.and_then(|report| report.nack.as_ref());
+    AgentStatus {
+        node: node.to_string(),
+        connected: report.is_some_and(is_connected),
+        acked_revision: report.map_or(0, |report| report.acked.0),
+        last_nack: nack
+            .map(|nack| format!("revision {}: {}", nack.revision, nack.reason))
+            .unwrap_or_default(),
+        version: record.map(|record| record.version.clone()).unwrap_or_default(),
+        workloads: world.hosted(node).map_or(0, |hosted| hosted.workloads),
+        last_seen: report.map(|report| rfc3339(report.last_seen)).unwrap_or_default(),
+        advertise: record.into_iter().flat_map(|record| &record.advertise).map(ToString::to_string).collect(),
+        boot: record.map_or(0, |record| record.boot),
+    }
+}
+
+fn is_connected(report: &Report) -> bool {
+    matches!(report.state.link, Link::Up(_))
+}
+
+/// A time as people and machines read it.
+#[must_use]
+pub(crate) fn rfc3339(time: SystemTime) -> String {
+    // Only a year beyond 9999 has no such form.
+    OffsetDateTime::from(time)
+        .replace_nanosecond(0)
+        .ok()
+        .and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_default()
+}
+
+fn services(world: &World, caller: &Caller) -> Vec<ServiceStatus> {
+    let names = world.catalog().services().keys();
+    let visible = names.filter(|name| caller.role_in(Some(&name.namespace)) >= Role::Viewer);
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    visible
+        .map(|name| {
+            let endpoints = world.endpoints(name);
+            let confirmed = endpoints.iter().filter(|found| found.state == EndpointState::Confirmed).count();
+            ServiceStatus {
+                service: name.to_string(),
+                endpoints: count(endpoints.len()),
+                confirmed: count(confirmed),
+            }
+        })
+        .collect()
+}
+
+fn problem(code: CodeId, what: String) -> Problem {
+    Problem { code: code.to_string(), what, fix: code.row().fix.iter().map(|&fix| fix.to_owned()).collect() }
+}
+
+fn of_agents(world: &World, reports: &BTreeMap<NodeName, Report>) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (node, report) in reports {
+        if let Some(nack) = &report.nack {
+            let what = format!("agent {node} refuses revision {}: {}", nack.revision, nack.reason);
+            problems.push(problem(code::SNAPSHOT_REFUSED, what));
+        }
+    }
+    for node in world.catalog().nodes().keys() {
+        if !reports.get(node).is_some_and(is_connected) {
+            let what = format!("agent {node} is not connected; its calls go on with what it knows");
+            problems.push(problem(code::CONTROL_LOST, what));
+        }
+    }
+    problems
+}
+
+fn of_services(services: &[ServiceStatus]) -> Vec<Problem> {
+    let empty = services.iter().filter(|service| service.endpoints == 0);
+    empty.map(|found| problem(code::NO_ENDPOINT, format!("{} has no endpoint", found.service))).collect()
+}
+
+fn of_records(world: &World, caller: &Caller) -> Vec<Problem> {
+    let unreadable = world.catalog().unreadable().iter();
+    let visible = unreadable.filter(|(key, _)| caller.role_in(key.namespace.as_ref()) >= Role::Viewer);
+    visible
+        .map(|(key, aside)| problem(code::UNREADABLE_RECORD, format!("{key} cannot be read: {}", aside.why)))
+        .collect()
+}

@@ -1,0 +1,117 @@
+//! What the control plane's services report. Names and units are public interface: dashboards depend on them.
+//!
+//! The store's own are [`crate::store::metrics`].
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct RegistryMetrics {
+    /// The newest revision in force (`weft.config.revision`).
+    pub revision: Gauge,
+    /// Discovery streams that are open.
+    pub agents: Gauge,
+    /// Updates that were sent to agents.
+    pub updates: Family<UpdateLabels, Counter>,
+    /// Updates that agents refused.
+    pub nacks: Counter,
+    /// Records of the store that could not be read.
+    pub unreadable_records: Counter,
+    /// Objects that people created, changed or deleted.
+    pub changes: Counter,
+    /// Registrations of workloads, by outcome.
+    pub registrations: Family<OutcomeLabels, Counter>,
+    /// Streams of people that watch.
+    pub watches: Gauge,
+}
+
+/// What kind of update.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub struct UpdateLabels {
+    /// `full` or `delta`.
+    pub kind: &'static str,
+}
+
+/// How something ended.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub struct OutcomeLabels {
+    /// `ok` or the code of the refusal.
+    pub outcome: String,
+}
+
+impl RegistryMetrics {
+    /// Registers every metric here.
+    pub fn register(&self, registry: &mut Registry) {
+        let config = registry.sub_registry_with_prefix("weft_config");
+        config.register("revision", "Newest revision in force", self.revision.clone());
+        let registry = registry.sub_registry_with_prefix("weft_registry");
+        registry.register("agents", "Discovery streams that are open", self.agents.clone());
+        registry.register("updates", "Updates sent to agents", self.updates.clone());
+        registry.register("nacks", "Updates refused by agents", self.nacks.clone());
+        registry.register("unreadable_records", "Stored records set aside", self.unreadable_records.clone());
+        registry.register("changes", "Objects changed by people", self.changes.clone());
+        registry.register("registrations", "Registrations of workloads", self.registrations.clone());
+        registry.register("watches", "Management watches that are open", self.watches.clone());
+    }
+
+    /// Counts an update.
+    pub(crate) fn update(&self, full: bool) {
+        let kind = if full { "full" } else { "delta" };
+        self.updates.get_or_create(&UpdateLabels { kind }).inc();
+    }
+
+    /// Counts the outcome of a registration: `ok` or a code of the catalogue, a bounded set.
+    pub(crate) fn registration(&self, outcome: &str) {
+        self.registrations.get_or_create(&OutcomeLabels { outcome: outcome.to_owned() }).inc();
+    }
+}
+
+/// One more in a gauge until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Counted(Gauge);
+
+impl Counted {
+    pub(crate) fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_registered_under_its_name() {
+        let metrics = RegistryMetrics::default();
+        let mut registry = Registry::default();
+        metrics.register(&mut registry);
+        metrics.update(true);
+        metrics.registration("ok");
+        let open = Counted::new(&metrics.agents);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            "weft_config_revision 0",
+            "weft_registry_agents 1",
+            "weft_registry_updates_total{kind=\"full\"} 1",
+            "weft_registry_nacks_total 0",
+            "weft_registry_registrations_total{outcome=\"ok\"} 1",
+            "weft_registry_changes_total 0",
+        ] {
+            assert!(text.contains(line), "{line} is missing in:\n{text}");
+        }
+        drop(open);
+        assert_eq!(metrics.agents.get(), 0);
+    }
+}
