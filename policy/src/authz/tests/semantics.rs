@@ -302,7 +302,7 @@ fn of_several_rules_the_one_with_the_smaller_name_is_told() {
     {
         Decision::Allow(permit) => permit.rule().unwrap().policy_id(),
         Decision::Deny(denial) => {
-            denial.rule().or(denial.nearest.as_ref().map(|near| &near.rule)).unwrap().policy_id()
+            denial.rule().or_else(|| denial.nearest.as_ref().map(|near| &near.rule)).unwrap().policy_id()
         }
     };
     for action in [Action::Allow, Action::Deny] {
