@@ -8,11 +8,12 @@ use weft_policy::{
 
 use super::{
     Form,
-    fields::{At, Context, Object, Unserved},
+    fields::{At, Context},
     kinds::{authorization, mesh, route, service, traffic, workload},
     metadata,
     nearest::nearest,
     node::{self, Node},
+    object::{Object, Unserved},
     output::Output,
     quoted,
 };

@@ -1,8 +1,8 @@
-//! Values by name: the one way from a [`Node`] to a model.
+//! Values: the one way from a [`Node`] to a model.
 //!
-//! Owns what all kinds share when they are read: required and optional fields, types, bounds, unknown fields with the
-//! nearest known one, fields not yet served. Every fault is noted and reading goes on, so that a person sees all of them.
-//! A function that returns `None` has noted a fault, or the field is absent and may be.
+//! Owns what all kinds share when they are read: types and bounds of values; fields by name are [`super::object`]'s.
+//! Every fault is noted and reading goes on, so that a person sees all of them. A function that returns `None` has noted
+//! a fault, or the field is absent and may be.
 
 use std::{
     cell::RefCell, collections::BTreeMap, fmt, net::SocketAddr, ops::RangeInclusive, str::FromStr,
@@ -20,7 +20,8 @@ use weft_policy::{
 use super::{
     Form,
     nearest::nearest,
-    node::{Entry, Node, Value},
+    node::{Node, Value},
+    object::Object,
     plain_key, quoted,
 };
 use crate::{duration, fault::Fault};
@@ -91,15 +92,12 @@ words! {
     TrustDomain: BAD_NAME,
 }
 
-/// A field that a kind of the specification has and this version does not serve, and what to do meanwhile.
-pub(crate) type Unserved = (&'static str, &'static str);
-
 impl<'a> At<'a> {
     pub(crate) fn root(cx: &'a Context, node: &'a Node) -> Self {
         Self { cx, path: String::new(), node }
     }
 
-    fn inner(&self, key: &str, node: &'a Node) -> Self {
+    pub(super) fn inner(&self, key: &str, node: &'a Node) -> Self {
         let path = match (self.path.is_empty(), plain_key(key)) {
             (true, true) => key.to_owned(),
             (false, true) => format!("{}.{key}", self.path),
@@ -340,128 +338,6 @@ impl<'a> At<'a> {
             self.wrong_type("a mapping");
             return None;
         };
-        Some(Object { at: self.clone(), entries, known: Vec::new(), unserved: Vec::new() })
-    }
-}
-
-/// A mapping whose fields are known by name. End with [`Object::finish`], which notes those nobody asked for.
-pub(crate) struct Object<'a> {
-    pub(crate) at: At<'a>,
-    entries: &'a [Entry],
-    known: Vec<&'static str>,
-    unserved: Vec<&'static str>,
-}
-
-impl<'a> Object<'a> {
-    /// The field, if it is there. A field without a value is a fault in a manifest, and "none" in a record, where an
-    /// absent field is the fault.
-    pub(crate) fn optional(&mut self, name: &'static str) -> Option<At<'a>> {
-        self.known.push(name);
-        let found = self.entries.iter().find(|entry| entry.key == name);
-        match (found, self.at.cx.form) {
-            (None, Form::Manifest) => None,
-            (None, Form::Record) => {
-                self.missing(name);
-                None
-            }
-            (Some(entry), form) => {
-                let at = self.at.inner(name, &entry.value);
-                match (&entry.value.value, form) {
-                    (Value::Null, Form::Manifest) => {
-                        at.empty("a field without a value never means \"any\"");
-                        None
-                    }
-                    (Value::Null, Form::Record) => None,
-                    (
-                        Value::Bool(_)
-                        | Value::Integer(_)
-                        | Value::Float(_)
-                        | Value::Text(_)
-                        | Value::List(_)
-                        | Value::Map(_),
-                        Form::Manifest | Form::Record,
-                    ) => Some(at),
-                }
-            }
-        }
-    }
-
-    /// The field, which must be there.
-    pub(crate) fn required(&mut self, name: &'static str) -> Option<At<'a>> {
-        let before = self.at.cx.faults();
-        let found = self.optional(name);
-        if found.is_none() && self.at.cx.faults() == before {
-            self.missing(name);
-        }
-        found
-    }
-
-    /// The field, or `default` where a manifest leaves it out. A record always has it.
-    pub(crate) fn or<T>(
-        &mut self,
-        name: &'static str,
-        default: T,
-        read: impl FnOnce(&At<'a>) -> Option<T>,
-    ) -> Option<T> {
-        let found = match self.at.cx.form {
-            Form::Manifest => self.optional(name),
-            Form::Record => self.required(name),
-        };
-        match found {
-            Some(at) => read(&at),
-            None => Some(default),
-        }
-    }
-
-    /// A list that may be absent; it is empty then, and only then.
-    pub(crate) fn list<T: PartialEq>(
-        &mut self,
-        name: &'static str,
-        most: usize,
-        read: impl Fn(&At<'a>) -> Option<T>,
-    ) -> Option<Vec<T>> {
-        self.optional(name).map_or_else(|| Some(Vec::new()), |at| at.each(most, read))
-    }
-
-    fn missing(&self, name: &str) {
-        let inside = if self.at.path.is_empty() { String::new() } else { format!(" in {}", self.at.path) };
-        self.at.fault(
-            Fault::new(code::MISSING_FIELD, format!("{name} is missing{inside}")).fix(format!("add {name}")),
-        );
-    }
-
-    /// Names fields that the specification has and this version does not serve; one that is given is refused.
-    pub(crate) fn unserved(&mut self, fields: &[Unserved]) {
-        for (name, instead) in fields {
-            self.unserved.push(name);
-            if let Some(entry) = self.entries.iter().find(|entry| entry.key == *name) {
-                self.at.inner(name, &entry.value).not_served(name, instead);
-            }
-        }
-    }
-
-    /// Notes every field that nobody asked for.
-    pub(crate) fn finish(self) {
-        for entry in self.entries {
-            let key = entry.key.as_str();
-            if !self.known.contains(&key) && !self.unserved.contains(&key) {
-                self.unknown(entry);
-            }
-        }
-    }
-
-    fn unknown(&self, entry: &Entry) {
-        let inside = if self.at.path.is_empty() { "the document" } else { &self.at.path };
-        let mut fields = self.known.clone();
-        fields.sort_unstable();
-        let fault =
-            Fault::new(code::UNKNOWN_FIELD, format!("unknown field {} in {inside}", quoted(&entry.key)))
-                .why(format!("fields here: {}", fields.join(", ")));
-        let fault = match nearest(&entry.key, fields) {
-            Some(known) => fault.fix(format!("did you mean {known}?")),
-            None => fault.fix("remove it"),
-        };
-        let path = self.at.inner(&entry.key, &entry.value).path;
-        self.at.cx.note(fault.at(path, entry.place));
+        Some(Object::new(self.clone(), entries))
     }
 }

@@ -11,8 +11,9 @@ use weft_policy::{
 
 use super::{
     Form,
-    fields::{At, Context, Object},
+    fields::{At, Context},
     nearest::nearest,
+    object::Object,
     output::Output,
     quoted,
 };

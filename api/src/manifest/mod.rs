@@ -18,6 +18,7 @@ mod kinds;
 mod metadata;
 pub mod nearest;
 mod node;
+mod object;
 mod output;
 pub mod strict;
 

@@ -18,8 +18,9 @@ use super::{
 use crate::{
     fault::Fault,
     manifest::{
-        fields::{At, Object, Unserved},
+        fields::At,
         node,
+        object::{Object, Unserved},
         output::Output,
         quoted,
     },

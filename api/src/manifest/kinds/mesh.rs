@@ -6,10 +6,7 @@ use weft_policy::{
     model::{DefaultAuthorization, EgressMode, Mesh, Metadata, NamespaceSettings},
 };
 
-use crate::manifest::{
-    fields::{At, Object},
-    output::Output,
-};
+use crate::manifest::{fields::At, object::Object, output::Output};
 
 /// The name of the one `Mesh` object.
 const MESH_NAME: &str = "mesh";

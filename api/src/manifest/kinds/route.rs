@@ -13,10 +13,7 @@ use weft_policy::{
 use super::target::MAX_TARGETS;
 use crate::{
     fault::Fault,
-    manifest::{
-        fields::{At, Object},
-        output::Output,
-    },
+    manifest::{fields::At, object::Object, output::Output},
 };
 
 /// The most backends of a rule (Gateway API).

@@ -15,8 +15,9 @@ use crate::{
     fault::Fault,
     manifest::{
         Form,
-        fields::{At, Object, Unserved},
+        fields::At,
         metadata::{MAX_LABELS, label},
+        object::{Object, Unserved},
         output::Output,
     },
 };

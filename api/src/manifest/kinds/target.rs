@@ -9,10 +9,7 @@ use weft_policy::{
 
 use crate::{
     fault::Fault,
-    manifest::{
-        fields::{At, Object},
-        output::Output,
-    },
+    manifest::{fields::At, object::Object, output::Output},
 };
 
 /// The most targets of one policy, and the most parents of a route.

@@ -16,7 +16,8 @@ use crate::{
     duration::format_duration,
     fault::Fault,
     manifest::{
-        fields::{At, Object, Unserved},
+        fields::At,
+        object::{Object, Unserved},
         output::Output,
     },
 };

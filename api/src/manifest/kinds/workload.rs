@@ -18,9 +18,10 @@ use crate::{
     duration::format_duration,
     fault::Fault,
     manifest::{
-        fields::{At, Object, Unserved},
+        fields::At,
         metadata::{MAX_LABELS, is_label_text, label},
         node,
+        object::{Object, Unserved},
         output::Output,
     },
 };
