@@ -8,7 +8,7 @@ use std::fmt;
 
 use weft_policy::code::CodeId;
 
-pub use status::{fault_to_status, faults_to_status, status_to_fault, status_to_faults};
+pub use status::{fault_to_status, faults_to_status, from_status, status_to_fault, status_to_faults};
 
 /// One thing that is wrong. Kept below 128 bytes, so that it can be an error by value.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]

@@ -11,3 +11,4 @@ pub mod fault;
 pub mod manifest;
 pub mod pb;
 pub mod record;
+pub mod token;

@@ -10,13 +10,25 @@ use std::{
 use weft_identity::spiffe::SpiffeId;
 use weft_overlay::Accepted;
 use weft_policy::{
-    authz::{Authorization, Basis, Decision, explain::{EXPLAIN_ANNOTATION, TO_CALLER}},
+    authz::{
+        Authorization, Basis, Decision,
+        explain::{EXPLAIN_ANNOTATION, TO_CALLER},
+    },
     code::CodeId,
     model::Endpoint,
     route::Target,
 };
 
-use crate::{error::FlowError, flows::Direction, relay::Transfer, shared::Shared};
+use crate::{error::FlowError, flows::Direction, relay::Transfer, report::side_of, shared::Shared};
+
+/// What was decided about a flow.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Verdict {
+    /// It may go on.
+    Allow,
+    /// It may not.
+    Deny,
+}
 
 /// The notes of one flow.
 #[derive(Debug)]
@@ -42,18 +54,25 @@ pub(crate) struct Record {
     /// How the program said where it wants to go.
     pub(crate) protocol: &'static str,
     pub(crate) attempt: usize,
-    pub(crate) decision: &'static str,
+    /// What was decided here, or what the other agent said.
+    pub(crate) verdict: Option<Verdict>,
+    /// Whether the flow was counted as live.
+    pub(crate) began: bool,
     pub(crate) policy: String,
     pub(crate) rule: String,
     pub(crate) code: Option<CodeId>,
     /// Whether the deciding policy lets the caller see it.
     pub(crate) explained: bool,
-    pub(crate) connected: Option<Instant>,
 }
 
 impl Record {
     /// Notes of a flow that begins.
-    pub(crate) const fn new(direction: Direction, source: SpiffeId, started: Instant, time: SystemTime) -> Self {
+    pub(crate) const fn new(
+        direction: Direction,
+        source: SpiffeId,
+        started: Instant,
+        time: SystemTime,
+    ) -> Self {
         Self {
             direction,
             source,
@@ -69,12 +88,12 @@ impl Record {
             path: "tunnel",
             protocol: "tcp",
             attempt: 0,
-            decision: "",
+            verdict: None,
+            began: false,
             policy: String::new(),
             rule: String::new(),
             code: None,
             explained: false,
-            connected: None,
         }
     }
 
@@ -92,7 +111,7 @@ impl Record {
 
     /// What the other agent said with its acceptance.
     pub(crate) fn accepted(&mut self, accepted: &Accepted) {
-        self.decision = "allow";
+        self.verdict = Some(Verdict::Allow);
         if let Some(policy) = &accepted.policy {
             self.policy.clone_from(&policy.policy);
             self.rule.clone_from(&policy.rule);
@@ -110,22 +129,29 @@ impl Record {
         }
         match &authorization.decision {
             Decision::Allow(permit) => {
-                self.decision = "allow";
+                self.verdict = Some(Verdict::Allow);
                 if let Basis::Default(origin, _) = permit.basis() {
                     self.policy = format!("default:{}", origin.name());
                 }
                 self.code = authorization.audit.as_ref().map(|denial| denial.code);
             }
             Decision::Deny(denial) => {
-                self.decision = "deny";
+                self.verdict = Some(Verdict::Deny);
                 self.code = Some(denial.code);
             }
         }
     }
 
+    /// The flow counts as live from now on.
+    pub(crate) fn begins(&mut self, shared: &Shared) {
+        self.began = true;
+        shared.report.metrics.flow_began(side_of(self.direction));
+    }
+
     /// The destination's program has accepted, or bytes may flow towards it.
-    pub(crate) const fn connected(&mut self, now: Instant) {
-        self.connected = Some(now);
+    pub(crate) fn connected(&mut self, shared: &Shared) {
+        let took = shared.clock.now().saturating_duration_since(self.started);
+        shared.report.metrics.flow_opened(took);
     }
 
     /// Tells the log and the counters.
@@ -134,9 +160,9 @@ impl Record {
             let class = error.class();
             self.code = Some(class.code);
             if matches!(error, FlowError::Denied(_)) {
-                self.decision = "deny";
+                self.verdict = Some(Verdict::Deny);
             }
         }
-        shared.telemetry.flow_ended(&self, &outcome, shared.clock.now());
+        shared.report.flow_ended(&self, &outcome, shared.clock.now());
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     drain::Phase,
     error::FlowError,
     flows::Cut,
-    relay::{self, End, FlowMeter, Relay, Side, Transfer},
+    relay::{self, End, Relay, Side, Transfer},
     shared::Shared,
 };
 
@@ -31,7 +31,7 @@ async fn cut_by(shared: &Shared, cuts: &[&Cut]) -> ResetCode {
 }
 
 fn settings(shared: &Shared, side: Side, idle: Duration) -> Relay {
-    let meter = Arc::new(FlowMeter::with_totals(shared.metrics.totals(side)));
+    let meter = Arc::new(shared.report.metrics.meter());
     Relay { side, idle, meter, clock: shared.clock.clone() }
 }
 
@@ -46,13 +46,13 @@ pub(crate) async fn caller_to_tunnel(
 ) -> Result<Transfer, FlowError> {
     if let Err(source) = app.established().await {
         stream.abort(ResetCode::Cancelled);
-        return Err(FlowError::Local { source });
+        return Err(FlowError::ProgramGone(source));
     }
     let relay = settings(shared, Side::Caller, idle);
     let transfer = relay::both_ways(&mut app, &mut stream, &relay, cut_by(shared, &[cut])).await;
     match transfer.end {
         End::Far(StreamError::Refused(refused)) if transfer.received_bytes == 0 => {
-            let error = FlowError::Stream(StreamError::Refused(refused));
+            let error = FlowError::Refused(refused);
             app.refuse(&error.fault()).await;
             Err(error)
         }
@@ -82,7 +82,7 @@ pub(crate) async fn within_host(
     cuts: &[&Cut],
 ) -> Result<Transfer, FlowError> {
     if let Err(source) = app.established().await {
-        return Err(FlowError::Local { source });
+        return Err(FlowError::ProgramGone(source));
     }
     let mut other = AppStream::raw(io);
     let relay = settings(shared, Side::Caller, idle);

@@ -14,7 +14,10 @@ use std::{
 };
 
 use nix::{fcntl::OFlag, unistd::geteuid};
+use weft_api::fault::Fault;
 use weft_policy::code::{self, CodeId};
+
+use crate::app::fault_of;
 use zeroize::Zeroizing;
 
 /// The largest private file that is read: a snapshot of thousands of objects fits, a mistaken path does not.
@@ -91,6 +94,22 @@ impl FileError {
             Self::TooLarge { .. } => code::STATE_DAMAGED,
             Self::Exposed { .. } | Self::ForeignOwner { .. } => code::KEY_PERMISSIONS,
             Self::InUse { .. } => code::STATE_IN_USE,
+        }
+    }
+}
+
+impl FileError {
+    /// The error as a person meets it.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        let fault = fault_of(self.code(), self.to_string());
+        match self {
+            Self::Io { source, .. } => fault.why(source.to_string()),
+            Self::Exposed { .. }
+            | Self::ForeignOwner { .. }
+            | Self::Kind { .. }
+            | Self::TooLarge { .. }
+            | Self::InUse { .. } => fault,
         }
     }
 }

@@ -22,6 +22,8 @@ use weft_policy::{
     snapshot::Snapshot,
 };
 
+use crate::error::FlowError;
+
 /// Which way a flow goes, seen from this agent.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Direction {
@@ -63,6 +65,12 @@ pub struct FlowFacts {
 pub struct TooManyFlows {
     /// The limit.
     pub limit: usize,
+}
+
+impl From<TooManyFlows> for FlowError {
+    fn from(_: TooManyFlows) -> Self {
+        Self::Overloaded
+    }
 }
 
 /// The live flows of one agent. A clone is the same table.
@@ -179,7 +187,8 @@ impl FlowTable {
     /// many were cut.
     pub fn decide_again(&self, snapshot: &Snapshot) -> usize {
         let entries: Vec<_> = self.lock().values().cloned().collect();
-        let refused = |entry: &Entry| refusal(snapshot, &entry.facts).map(|denial| (entry.cut.clone(), denial));
+        let refused =
+            |entry: &Entry| refusal(snapshot, &entry.facts).map(|denial| (entry.cut.clone(), denial));
         let cuts: Vec<_> = entries.iter().filter_map(refused).collect();
         let count = cuts.len();
         for (cut, denial) in cuts {
@@ -222,7 +231,10 @@ fn refusal(snapshot: &Snapshot, facts: &FlowFacts) -> Option<Box<Denial>> {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "a test owns its time: it only needs some instant to count from")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test owns its time: it only needs some instant to count from"
+)]
 mod tests {
     use super::*;
 
@@ -231,7 +243,10 @@ mod tests {
             direction: Direction::Outbound,
             source: "spiffe://corp.example/ns/shop/sa/order".parse().unwrap(),
             target: Target {
-                service: weft_policy::name::ServiceName::new("shop".parse().unwrap(), "charge".parse().unwrap()),
+                service: weft_policy::name::ServiceName::new(
+                    "shop".parse().unwrap(),
+                    "charge".parse().unwrap(),
+                ),
                 port: 80,
             },
             network: None,

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tonic::transport::Channel;
 use weft_api::{
     channel::{self, ALPN_H2, ConnectError},
-    fault::{Fault, status_to_fault},
+    fault::{Fault, from_status},
     pb::identity::{GetBundleResponse, JoinRequest, JoinResponse, identity_client::IdentityClient},
     token::{JoinToken, Subject},
 };
@@ -35,8 +35,6 @@ pub(crate) const NODE_PEM: &str = "node.pem";
 pub(crate) const BUNDLE: &str = "bundle.json";
 /// Who was joined.
 pub(crate) const JOIN_RECORD: &str = "join.json";
-/// The largest of these files, in bytes: a bundle's own bound.
-pub(crate) const MAX_FILE_BYTES: u64 = 1 << 20;
 /// How long the whole join may take.
 const JOIN_WITHIN: Duration = Duration::from_secs(30);
 
@@ -110,15 +108,20 @@ impl JoinError {
     pub fn fault(&self) -> Fault {
         let again = "on the server's host: weft token create --for agent --node NAME";
         let mut fault = match self {
-            Self::NotForNode => Fault::new(code::TOKEN_OTHER_PURPOSE, "this token is not for an agent").fix(again),
+            Self::NotForNode => {
+                Fault::new(code::TOKEN_OTHER_PURPOSE, "this token is not for an agent").fix(again)
+            }
             Self::OtherNode { .. } => Fault::new(code::TOKEN_OTHER_NODE, self.to_string()).fix(again),
             Self::Connect(error) if error.is_tls_refusal() => {
-                Fault::new(code::FINGERPRINT_MISMATCH, "the server is not the one that the token names").fix(again)
+                Fault::new(code::FINGERPRINT_MISMATCH, "the server is not the one that the token names")
+                    .fix(again)
             }
-            Self::Connect(_) | Self::TimedOut => Fault::new(code::SERVER_UNREACHABLE, "no server of the mesh can be reached")
-                .fix("check that TCP port 7444 of the server is open from here")
-                .fix("weft agent join --token-file FILE"),
-            Self::Refused(status) => return status_to_fault(status),
+            Self::Connect(_) | Self::TimedOut => {
+                Fault::new(code::SERVER_UNREACHABLE, "no server of the mesh can be reached")
+                    .fix("check that TCP port 7444 of the server is open from here")
+                    .fix("weft agent join --token-file FILE")
+            }
+            Self::Refused(status) => return from_status(status).swap_remove(0),
             Self::Bundle(_) => Fault::new(code::FINGERPRINT_MISMATCH, self.to_string()).fix(again),
             Self::Request(_) | Self::Runtime(_) => Fault::new(code::INTERNAL, self.to_string()),
             Self::Svid(_) => Fault::new(code::UNEXPECTED_ANSWER, self.to_string()).fix(again),
@@ -151,7 +154,8 @@ pub fn join(token: &JoinToken, config: &Config) -> Result<Joined, JoinError> {
         return Err(JoinError::OtherNode { token: node.clone(), node: config.node.to_string() });
     }
     let state = StateDir::open(&config.state_dir)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(JoinError::Runtime)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(JoinError::Runtime)?;
     let outcome = runtime.block_on(async { tokio::time::timeout(JOIN_WITHIN, ask(token, node)).await });
     let (response, key) = outcome.map_err(|_| JoinError::TimedOut)??;
     keep(token, &response, key, &state)
@@ -193,7 +197,7 @@ fn keep(
     state: &StateDir,
 ) -> Result<Joined, JoinError> {
     let bundle = response.bundle.as_ref().ok_or(JoinError::Bundle(None))?;
-    let bundle = read_bundle(bundle, &token.trust_domain).map_err(|e| JoinError::Bundle(Some(e)))?;
+    let bundle = read_bundle(bundle, &token.trust_domain).map_err(JoinError::Bundle)?;
     if !bundle.fingerprints().iter().any(|found| token.fingerprints.contains(found)) {
         return Err(JoinError::Bundle(None));
     }
@@ -224,11 +228,14 @@ fn keep(
 }
 
 /// The bundle of a message, for the trust domain that is expected and no other.
-pub(crate) fn read_bundle(message: &GetBundleResponse, expected: &TrustDomain) -> Result<TrustBundle, BundleError> {
+pub(crate) fn read_bundle(
+    message: &GetBundleResponse,
+    expected: &TrustDomain,
+) -> Result<TrustBundle, Option<BundleError>> {
     let roots = message.roots.iter().map(|der| CertificateDer::from(der.clone())).collect();
     let domain: Result<TrustDomain, _> = message.trust_domain.parse();
     match domain {
-        Ok(domain) if domain == *expected => TrustBundle::new(domain, roots, message.sequence),
-        Ok(_) | Err(_) => Err(BundleError::NoKeys),
+        Ok(domain) if domain == *expected => TrustBundle::new(domain, roots, message.sequence).map_err(Some),
+        Ok(_) | Err(_) => Err(None),
     }
 }

@@ -9,13 +9,34 @@
 pub mod admin;
 pub mod app;
 pub mod clock;
+pub mod config;
 pub mod drain;
 pub mod error;
 pub mod files;
+pub mod flows;
 pub mod intercept;
+pub mod join;
 pub mod listen;
+pub mod local;
+pub mod node;
+pub mod probe;
 pub mod relay;
+pub mod state;
 pub mod telemetry;
+
+mod access;
+mod answers;
+mod carry;
+mod control;
+mod denials;
+mod inbound;
+mod listeners;
+mod local_api;
+mod outbound;
+mod plane;
+mod report;
+mod shared;
+mod worker;
 
 #[cfg(test)]
 mod testing;

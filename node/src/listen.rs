@@ -12,6 +12,7 @@ use std::{
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
+use weft_api::fault::Fault;
 use weft_policy::code::{self, CodeId};
 
 /// Connections the kernel holds ready until they are accepted; Linux' own cap is `net.core.somaxconn`, 4,096.
@@ -122,6 +123,16 @@ impl ListenError {
             }
             ListenProblem::Io(_) => code::NOT_SUPPORTED_HERE,
         }
+    }
+
+    /// The error as a person meets it.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        let mut fault =
+            Fault::new(self.code(), format!("cannot listen on {} for {}", self.address, self.purpose));
+        fault = fault.why(self.problem.to_string());
+        fault.fix = self.fix();
+        fault
     }
 
     /// What a person can do, one command or edit a line.

@@ -23,7 +23,7 @@ use weft_policy::{
 
 use crate::{
     control::identity::{Holder, keep_fresh},
-    intercept::caller,
+    intercept::{Lookup, caller},
     local::LocalWorkload,
     shared::Shared,
 };
@@ -48,17 +48,9 @@ pub(crate) enum PortKind {
     /// The proxy port of every workload: a credential or the uid tells which.
     SharedProxy,
     /// A proxy port of one workload; `uid` is who may use it.
-    Proxy {
-        workload: Arc<LocalWorkload>,
-        uid: u32,
-    },
+    Proxy { workload: Arc<LocalWorkload>, uid: u32 },
     /// One service, for one workload.
-    Upstream {
-        workload: Arc<LocalWorkload>,
-        uid: Option<u32>,
-        service: ServiceName,
-        port: NonZeroU16,
-    },
+    Upstream { workload: Arc<LocalWorkload>, uid: Option<u32>, service: ServiceName, port: NonZeroU16 },
 }
 
 /// A request to a worker: listen there, until the token is cancelled.
@@ -121,6 +113,7 @@ struct Inner {
     renew_now: watch::Sender<u64>,
     tasks: TaskTracker,
     selectable: caller::LocalWorkloads,
+    lookup: Arc<Lookup>,
 }
 
 impl Listeners {
@@ -129,6 +122,7 @@ impl Listeners {
         shared: Arc<Shared>,
         workers: Vec<mpsc::Sender<OpenPort>>,
         selectable: caller::LocalWorkloads,
+        lookup: Arc<Lookup>,
         tasks: TaskTracker,
     ) -> Self {
         Self(Arc::new(Inner {
@@ -142,6 +136,7 @@ impl Listeners {
             renew_now: watch::Sender::new(0),
             tasks,
             selectable,
+            lookup,
         }))
     }
 
@@ -156,6 +151,11 @@ impl Listeners {
         let none = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
         let unknown = Addresses { tunnels: none, proxy: none, admin: none, metrics: none };
         self.0.addresses.get().copied().unwrap_or(unknown)
+    }
+
+    /// Asks the kernel who a local caller is.
+    pub(crate) fn lookup(&self) -> Arc<Lookup> {
+        Arc::clone(&self.0.lookup)
     }
 
     /// The tasks of the control thread.
@@ -178,7 +178,11 @@ impl Listeners {
     }
 
     /// Opens a proxy port that speaks as `workload`, for programs of user `uid`.
-    pub(crate) async fn open_proxy(&self, workload: &Arc<LocalWorkload>, uid: u32) -> Result<ProxyGuard, Fault> {
+    pub(crate) async fn open_proxy(
+        &self,
+        workload: &Arc<LocalWorkload>,
+        uid: u32,
+    ) -> Result<ProxyGuard, Fault> {
         let kind = PortKind::Proxy { workload: Arc::clone(workload), uid };
         let guard = self.open(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0), kind, workload).await?;
         let mut ports = self.0.proxies.lock().unwrap_or_else(PoisonError::into_inner);
@@ -209,7 +213,10 @@ impl Listeners {
     ) -> Result<PortGuard, Fault> {
         if self.0.open.fetch_add(1, Ordering::Relaxed) >= MAX_PORTS {
             self.0.open.fetch_sub(1, Ordering::Relaxed);
-            return Err(Fault::new(code::OVER_LIMIT, format!("{MAX_PORTS} ports are open already, the limit of one agent")));
+            return Err(Fault::new(
+                code::OVER_LIMIT,
+                format!("{MAX_PORTS} ports are open already, the limit of one agent"),
+            ));
         }
         let stop = CancellationToken::new();
         let opened = self.ask_worker(address, kind, stop.clone()).await;
@@ -245,7 +252,9 @@ impl Listeners {
         drop(rotations);
         let (shared, holder) = (Arc::clone(&self.0.shared), Holder::Workload(Arc::clone(workload)));
         let renew_now = self.0.renew_now.subscribe();
-        self.0.tasks.spawn(async move { stop.run_until_cancelled(keep_fresh(shared, holder, renew_now)).await });
+        self.0
+            .tasks
+            .spawn(async move { stop.run_until_cancelled(keep_fresh(shared, holder, renew_now)).await });
     }
 
     /// Stops keeping it.

@@ -39,15 +39,15 @@ use crate::{
     drain::Drain,
     files::{FileError, StateDir},
     flows::FlowTable,
-    intercept::{Interception, LocalWorkloads as Selectables},
+    intercept::{Interception, LocalWorkloads as Selectables, Lookup},
     join::{BUNDLE, JOIN_RECORD, JoinRecord, NODE_PEM},
     listen::{self, Purpose, Sharing},
     listeners::{Addresses, Listeners, PortGuard, WORKER_QUEUE},
     local::LocalWorkloads,
     plane::{self, ControlParts},
+    report::Report,
     shared::{self, Shared},
     state::State,
-    telemetry::Telemetry,
     worker,
 };
 
@@ -130,9 +130,10 @@ impl Node {
         let workers = config.workers.max(1);
         let sockets = bind_tunnels(&config, workers)?;
         let tunnels = local_addr(&sockets)?;
-        let (telemetry, overlay_metrics) = Telemetry::new(&config);
+        let report = Report::new(&config, Clock::system().now())?;
+        let overlay_metrics = Arc::clone(&report.overlay);
         let kill = CancellationToken::new();
-        let shared = make_shared(config, files, &kept, tunnels, telemetry)?;
+        let shared = make_shared(config, files, &kept, tunnels, report)?;
         let selectable = Selectables::default();
         let interception = interception(&shared)?;
         let server = tunnel_server(&shared)?;
@@ -141,7 +142,7 @@ impl Node {
             let keys = kept.keys.clone();
             starting.worker(index, socket, &server, keys, &overlay_metrics, &selectable, &interception)?;
         }
-        starting.control(selectable, tunnels)
+        starting.control(selectable, interception.lookup(), tunnels)
     }
 }
 
@@ -197,10 +198,15 @@ impl Starting {
     }
 
     /// Starts the control thread, which opens the remaining ports.
-    fn control(mut self, selectable: Selectables, tunnels: SocketAddr) -> Result<RunningNode, NodeError> {
+    fn control(
+        mut self,
+        selectable: Selectables,
+        lookup: Arc<Lookup>,
+        tunnels: SocketAddr,
+    ) -> Result<RunningNode, NodeError> {
         let tasks = TaskTracker::new();
         let workers = std::mem::take(&mut self.workers);
-        let listeners = Listeners::new(Arc::clone(&self.shared), workers, selectable, tasks.clone());
+        let listeners = Listeners::new(Arc::clone(&self.shared), workers, selectable, lookup, tasks.clone());
         let (drained_sender, drained) = watch::channel(false);
         let (ready, started) = std_mpsc::channel();
         let parts = ControlParts {
@@ -248,23 +254,27 @@ fn read_kept(files: &StateDir) -> Result<Kept, NodeError> {
         NodeError(Fault::new(code::STATE_DAMAGED, what).why(why).fix("weft agent join --token-file FILE"))
     };
     let record = files.read(JOIN_RECORD)?.ok_or_else(not_joined)?;
-    let record: JoinRecord = serde_json::from_slice(&record).map_err(|e| damaged(JOIN_RECORD, e.to_string()))?;
+    let record: JoinRecord =
+        serde_json::from_slice(&record).map_err(|e| damaged(JOIN_RECORD, e.to_string()))?;
     let trust_domain: TrustDomain =
         record.trust_domain.parse().map_err(|_| damaged(JOIN_RECORD, "no trust domain".to_owned()))?;
     let pem = files.read(NODE_PEM)?.ok_or_else(not_joined)?;
     let pem = std::str::from_utf8(&pem).map_err(|e| damaged(NODE_PEM, e.to_string()))?;
     let node_svid = Svid::from_pem(pem).map_err(|e| damaged(NODE_PEM, e.to_string()))?;
     let bundle = files.read(BUNDLE)?.ok_or_else(not_joined)?;
-    let bundle = TrustBundle::from_jwks(trust_domain.clone(), &bundle).map_err(|e| damaged(BUNDLE, e.to_string()))?;
+    let bundle =
+        TrustBundle::from_jwks(trust_domain.clone(), &bundle).map_err(|e| damaged(BUNDLE, e.to_string()))?;
     let boot = next_boot(files)?;
     let keys = endpoint_keys(files)?;
     Ok(Kept { node_id: node_svid.id().clone(), record, trust_domain, node_svid, bundle, boot, keys })
 }
 
 fn next_boot(files: &StateDir) -> Result<u64, NodeError> {
-    let old = files.read(BOOT)?.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.trim().parse::<u64>().ok());
+    let old =
+        files.read(BOOT)?.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.trim().parse::<u64>().ok());
     // Wall-clock seconds as the floor: a lost file must not make the number go back.
-    let floor = Clock::system().wall().duration_since(std::time::UNIX_EPOCH).map_or(1, |since| since.as_secs());
+    let floor =
+        Clock::system().wall().duration_since(std::time::UNIX_EPOCH).map_or(1, |since| since.as_secs());
     let boot = old.unwrap_or(0).saturating_add(1).max(floor);
     files.write(BOOT, boot.to_string().as_bytes())?;
     Ok(boot)
@@ -284,7 +294,8 @@ fn endpoint_keys(files: &StateDir) -> Result<EndpointKeys, NodeError> {
 /// One UDP socket for each worker, all on one port.
 fn bind_tunnels(config: &Config, workers: usize) -> Result<Vec<std::net::UdpSocket>, NodeError> {
     let sharing = if workers > 1 { Sharing::Workers } else { Sharing::Alone };
-    let first = listen::udp(config.listen.tunnels, &Purpose::Tunnels, sharing).map_err(|e| NodeError(e.fault()))?;
+    let first =
+        listen::udp(config.listen.tunnels, &Purpose::Tunnels, sharing).map_err(|e| NodeError(e.fault()))?;
     let address = first.local_addr().map_err(internal)?;
     let mut sockets = vec![first];
     for _ in 1..workers {
@@ -301,7 +312,7 @@ fn local_addr(sockets: &[std::net::UdpSocket]) -> Result<SocketAddr, NodeError> 
 fn interception(shared: &Shared) -> Result<Interception, NodeError> {
     let config = &shared.config;
     let port = Some(config.listen.proxy.port()).filter(|port| *port != 0);
-    Interception::new(config.head_limits(), config.connections(), port).map_err(|error| {
+    Interception::new(config.limits.head, config.limits.connections, port).map_err(|error| {
         let what = "this host does not tell who a local caller is";
         NodeError(Fault::new(code::NOT_SUPPORTED_HERE, what).why(error.to_string()))
     })
@@ -318,7 +329,7 @@ fn make_shared(
     files: StateDir,
     kept: &Kept,
     tunnels: SocketAddr,
-    telemetry: Telemetry,
+    report: Report,
 ) -> Result<Arc<Shared>, NodeError> {
     let advertise = advertised(&config, tunnels);
     let node_slot = SvidSlot::empty();
@@ -333,7 +344,8 @@ fn make_shared(
         config.servers.clone()
     };
     let link = Link::new(servers, kept.trust_domain.clone(), node_slot.clone(), bundles.clone());
-    let namespace: Namespace = kept.record.namespace.parse().unwrap_or_else(|_| Namespace::default_namespace());
+    let namespace: Namespace =
+        kept.record.namespace.parse().unwrap_or_else(|_| Namespace::default_namespace());
     let state = State::default();
     let context = SnapshotContext { trust_domain: kept.trust_domain.clone() };
     if let Some(snapshot) = shared::read_snapshot(&files, context) {
@@ -347,8 +359,7 @@ fn make_shared(
         trust_domain: kept.trust_domain.clone(),
         cluster: kept.record.cluster.clone(),
         boot: kept.boot,
-        flows: FlowTable::new(config.max_flows()),
-        metrics: telemetry.metrics(),
+        flows: FlowTable::new(config.limits.flows),
         rng: Mutex::new(StdRng::from_os_rng()),
         planes: Mutex::default(),
         locals: LocalWorkloads::default(),
@@ -363,7 +374,7 @@ fn make_shared(
         state,
         bundles,
         node_slot,
-        telemetry,
+        report,
         clock,
         files,
         config,
@@ -374,8 +385,7 @@ fn make_shared(
 /// server (decisions.md, addresses).
 fn advertised(config: &Config, tunnels: SocketAddr) -> Vec<HostPort> {
     if !config.advertise.is_empty() {
-        let with_port = |address: &HostPort| HostPort { host: address.host.clone(), port: address.port };
-        return config.advertise.iter().map(with_port).collect();
+        return config.advertise.iter().map(|address| address.with_port(tunnels.port())).collect();
     }
     if !tunnels.ip().is_unspecified() {
         return vec![tunnels.into()];
@@ -388,7 +398,8 @@ fn advertised(config: &Config, tunnels: SocketAddr) -> Vec<HostPort> {
 fn source_towards(server: &HostPort) -> Option<IpAddr> {
     use std::net::{ToSocketAddrs as _, UdpSocket};
     let target = (server.host.as_str(), server.port).to_socket_addrs().ok()?.next()?;
-    let any: SocketAddr = if target.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { (std::net::Ipv6Addr::UNSPECIFIED, 0).into() };
+    let any: SocketAddr =
+        if target.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { (std::net::Ipv6Addr::UNSPECIFIED, 0).into() };
     let socket = UdpSocket::bind(any).ok()?;
     socket.connect(target).ok()?;
     socket.local_addr().ok().map(|address| address.ip().to_canonical())
@@ -492,7 +503,9 @@ impl RunningNode {
         }
         let shared = Arc::clone(&self.shared);
         let (sender, receiver) = oneshot::channel();
-        self.listeners.tasks().spawn(async move { sender.send(shared.drain.drain(deadline, &shared.clock).await) });
+        self.listeners
+            .tasks()
+            .spawn(async move { sender.send(shared.drain.drain(deadline, &shared.clock).await) });
         let cut = receiver.blocking_recv().unwrap_or_default();
         if cut > 0 {
             warn!(flows = cut, "flows cut at the deadline");
@@ -513,6 +526,7 @@ impl RunningNode {
             // A part that panicked has ended, too.
             let _ = thread.join();
         }
+        self.shared.report.finish();
         // The state directory's lock goes with the last handle.
         self.shared.planes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
     }
@@ -530,9 +544,8 @@ pub(crate) fn declared(shared: &Shared) -> Result<Vec<Declared>, Fault> {
     for (index, workload) in shared.config.workloads.iter().enumerate() {
         let namespace = workload.namespace.clone().unwrap_or_else(|| shared.namespace.clone());
         let identity =
-            SpiffeId::workload(&shared.trust_domain, namespace.as_str(), workload.service.as_str()).map_err(|e| {
-                Fault::new(code::CONFIG_BAD_VALUE, format!("workloads[{index}]: {e}"))
-            })?;
+            SpiffeId::workload(&shared.trust_domain, namespace.as_str(), workload.service.as_str())
+                .map_err(|e| Fault::new(code::CONFIG_BAD_VALUE, format!("workloads[{index}]: {e}")))?;
         let ports: BTreeMap<String, SocketAddr> = workload.ports.clone();
         all.push(Declared {
             identity,

@@ -21,7 +21,8 @@ use weft_api::{
 use weft_policy::code;
 
 use crate::{
-    admin,
+    admin::{Pages, admin_router, local::LocalListener, metrics_router},
+    answers::{Answers, keep_conditions},
     control::{discovery, identity, registration},
     listen::{self, Purpose},
     listeners::{Listeners, PortGuard, UpstreamSpec},
@@ -86,6 +87,7 @@ async fn serve(parts: ControlParts) {
         discovery::keep_current(Arc::clone(&shared)),
         registration::keep_registered(Arc::clone(&shared)),
         identity::keep_fresh(Arc::clone(&shared), holder, listeners.renewals()),
+        keep_conditions(Arc::clone(&shared)),
     );
     error!("the control tasks ended by themselves");
 }
@@ -103,8 +105,7 @@ async fn open(
     let addresses = (address(&metrics)?, address(&admin)?);
     note_address(shared, "metrics.addr", addresses.0);
     note_address(shared, "admin.addr", addresses.1);
-    tasks.spawn(admin::serve_metrics(metrics, Arc::clone(shared)));
-    tasks.spawn(admin::serve_admin(admin, Arc::clone(shared)));
+    serve_pages(shared, listeners, tasks, metrics, admin);
     let proxy = listeners.open_shared_proxy(config.listen.proxy).await?;
     let mut upstreams = Vec::new();
     for workload in declared(shared)? {
@@ -112,6 +113,36 @@ async fn open(
     }
     listeners.workloads_changed();
     Ok(Ready { proxy, upstreams, metrics: addresses.0, admin: addresses.1, socket })
+}
+
+/// Serves metrics, health and the admin pages, the latter to the agent's own user and root.
+fn serve_pages(
+    shared: &Arc<Shared>,
+    listeners: &Listeners,
+    tasks: &TaskTracker,
+    metrics: tokio::net::TcpListener,
+    admin: tokio::net::TcpListener,
+) {
+    let report = &shared.report;
+    let pages = Pages {
+        registry: Arc::clone(&report.registry),
+        readiness: report.readiness.clone(),
+        liveness: report.liveness.clone(),
+        dump: Arc::new(Answers::new(Arc::clone(shared))),
+        clock: shared.clock.clone(),
+    };
+    let (for_metrics, for_admin) = (metrics_router(pages.clone()), admin_router(pages));
+    let local = LocalListener::new(admin, listeners.lookup());
+    tasks.spawn(async move {
+        if let Err(error) = axum::serve(metrics, for_metrics).await {
+            error!(%error, "the metrics port ended");
+        }
+    });
+    tasks.spawn(async move {
+        if let Err(error) = axum::serve(local, for_admin).await {
+            error!(%error, "the admin port ended");
+        }
+    });
 }
 
 /// A port that moved because its own was taken must be findable (decisions.md, one host).

@@ -15,7 +15,7 @@ use weft_identity::{
     csr::SigningRequest,
     spiffe::SpiffeId,
     svid::Svid,
-    tls::crypto_provider,
+    tls::{BundleSlot, ExpectedPeer, SvidSlot, client_config, crypto_provider},
 };
 use weft_overlay::{ALPN, EndpointKeys, Overlay, OverlayMetrics, TransportSettings, bind_udp};
 
@@ -45,21 +45,28 @@ pub enum Outcome {
 ///
 /// What kept the probe itself from working.
 pub fn stranger(address: SocketAddr, certificate: Certificate<'_>) -> Result<Outcome, String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     let config = stranger_config(certificate)?;
     runtime.block_on(async {
         let dial = dial(address, Arc::new(config));
-        tokio::time::timeout(Duration::from_secs(10), dial).await.map_err(|_| "no answer within 10 s".to_owned())?
+        tokio::time::timeout(Duration::from_secs(10), dial)
+            .await
+            .map_err(|_| "no answer within 10 s".to_owned())?
     })
 }
 
 async fn dial(address: SocketAddr, config: Arc<ClientConfig>) -> Result<Outcome, String> {
-    let any = SocketAddr::new(if address.is_ipv4() { [0, 0, 0, 0].into() } else { std::net::Ipv6Addr::UNSPECIFIED.into() }, 0);
+    let any = SocketAddr::new(
+        if address.is_ipv4() { [0, 0, 0, 0].into() } else { std::net::Ipv6Addr::UNSPECIFIED.into() },
+        0,
+    );
     let socket = bind_udp(any).map_err(|e| e.to_string())?;
     let server = nobody()?;
     let keys = EndpointKeys::generate().map_err(|e| e.to_string())?;
     let metrics = Arc::new(OverlayMetrics::unregistered());
-    let overlay = Overlay::bind(socket, server, TransportSettings::default(), &keys, metrics).map_err(|e| e.to_string())?;
+    let overlay = Overlay::bind(socket, server, TransportSettings::default(), &keys, metrics)
+        .map_err(|e| e.to_string())?;
     match overlay.dial(&[address], "stranger.local.weft", config).await {
         Err(error) => Ok(Outcome::Refused(error.to_string())),
         // TLS 1.3 tells a client that its certificate was refused only after its own handshake has ended.
@@ -70,12 +77,30 @@ async fn dial(address: SocketAddr, config: Arc<ClientConfig>) -> Result<Outcome,
     }
 }
 
+/// Dials the agent at `address` with a local workload's own SVID, without caring who answers. Blocks.
+///
+/// # Errors
+///
+/// Why there was no tunnel.
+pub(crate) fn insider(address: SocketAddr, slot: SvidSlot, bundles: BundleSlot) -> Result<(), String> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    let config = client_config(Some(slot), bundles, ExpectedPeer::Anyone, &[ALPN]);
+    match runtime.block_on(dial(address, Arc::new(config)))? {
+        Outcome::Accepted => Ok(()),
+        Outcome::Refused(why) => Err(why),
+    }
+}
+
 /// A server configuration for an endpoint that only dials: it presents nothing, so nobody can connect.
 fn nobody() -> Result<Arc<rustls::ServerConfig>, String> {
-    use weft_identity::{bundle::TrustBundles, tls};
-    let resolver = Arc::new(tls::InboundSvids::new());
-    let bundles = tls::BundleSlot::new(TrustBundles::new());
-    let config = tls::server_config(resolver, bundles, tls::ClientAuth::Required, &[ALPN]);
+    use weft_identity::{
+        bundle::TrustBundles,
+        tls::{ClientAuth, InboundSvids, server_config},
+    };
+    let resolver = Arc::new(InboundSvids::new());
+    let bundles = BundleSlot::new(TrustBundles::new());
+    let config = server_config(resolver, bundles, ClientAuth::Required, &[ALPN]);
     config.map(Arc::new).map_err(|e| e.to_string())
 }
 
@@ -102,10 +127,12 @@ fn stranger_config(certificate: Certificate<'_>) -> Result<ClientConfig, String>
 fn forged(id: &str) -> Result<Svid, String> {
     let id: SpiffeId = id.parse().map_err(|e: weft_identity::spiffe::InvalidSpiffeId| e.to_string())?;
     let now = Clock::system().wall();
-    let mut authority = CertificateAuthority::create(id.trust_domain(), "stranger", now).map_err(|e| e.to_string())?;
+    let mut authority =
+        CertificateAuthority::create(id.trust_domain(), "stranger", now).map_err(|e| e.to_string())?;
     let (key, request) = SigningRequest::create().map_err(|e| e.to_string())?;
     let request = SigningRequest::parse(&request).map_err(|e| e.to_string())?;
-    let issued = authority.issue(&request, &id, Duration::from_secs(3_600), now).map_err(|e| e.to_string())?;
+    let issued =
+        authority.issue(&request, &id, Duration::from_secs(3_600), now).map_err(|e| e.to_string())?;
     Svid::parse(issued.chain, key).map_err(|e| e.to_string())
 }
 

@@ -41,8 +41,8 @@ use crate::{
     join,
     local::{LocalWorkload, LocalWorkloads, Registration},
     outbound::balancers::Balancers,
+    report::Report,
     state::State,
-    telemetry::Telemetry,
 };
 
 /// The last good view, as a full `Delta` message.
@@ -75,8 +75,7 @@ pub(crate) struct Shared {
     pub(crate) balancers: Balancers,
     pub(crate) denials: Denials,
     pub(crate) drain: Drain,
-    pub(crate) telemetry: Telemetry,
-    pub(crate) metrics: Arc<crate::telemetry::metrics::NodeMetrics>,
+    pub(crate) report: Report,
     /// The workers' tunnels.
     pub(crate) planes: Mutex<Vec<Plane>>,
     pub(crate) labels: Mutex<BTreeMap<String, String>>,
@@ -116,7 +115,7 @@ impl Shared {
     /// Puts a snapshot in force, then decides every live flow again.
     pub(crate) fn publish(&self, snapshot: Snapshot) {
         self.close_older_boots(&snapshot);
-        self.metrics.revision(snapshot.revision().0);
+        self.report.metrics.snapshot(snapshot.revision().0, Duration::ZERO);
         self.state.publish(snapshot);
         // Loaded again: what is in force now is what must decide.
         if let Some(snapshot) = self.state.load() {
@@ -166,10 +165,14 @@ impl Shared {
         self.bundles.publish(TrustBundles::from(bundle));
         let (bundles, now) = (self.bundles.load(), self.clock.wall());
         for plane in self.planes() {
-            plane.overlay.close_where(CloseCode::AuthorityRevoked, "its authority has left the bundle", |tunnel| {
-                let chain: Vec<CertificateDer<'static>> = tunnel.peer_chain();
-                weft_identity::tls::still_trusted(&chain, &bundles, now).is_err()
-            });
+            plane.overlay.close_where(
+                CloseCode::AuthorityRevoked,
+                "its authority has left the bundle",
+                |tunnel| {
+                    let chain: Vec<CertificateDer<'static>> = tunnel.peer_chain();
+                    weft_identity::tls::still_trusted(&chain, &bundles, now).is_err()
+                },
+            );
         }
     }
 
@@ -204,7 +207,7 @@ impl Shared {
         };
         let old = slot.load();
         let (id, not_after) = (svid.id().clone(), svid.validity().not_after);
-        self.metrics.certificate_expiry(&id, not_after);
+        self.report.metrics.certificate(&id, Some(not_after));
         slot.publish(svid);
         info!(%id, "SVID in use");
         if let (Some(old), Holder::Workload(_)) = (old, holder) {
@@ -283,7 +286,9 @@ impl Shared {
         if let Some(known) = workload.registration() {
             self.inbound_svids.remove(known.label.as_str());
         }
-        self.flows.cut_where(|facts| facts.source == workload.identity && self.locals.of_identity(&facts.source).is_none());
+        self.flows.cut_where(|facts| {
+            facts.source == workload.identity && self.locals.of_identity(&facts.source).is_none()
+        });
     }
 }
 

@@ -20,6 +20,9 @@ use crate::{
     shared::{Plane, Shared},
 };
 
+/// How often a worker says that it still turns.
+const BEAT_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// What a worker is made of.
 pub(crate) struct Parts {
     pub(crate) index: usize,
@@ -48,7 +51,10 @@ fn run(parts: Parts) {
         Ok(runtime) => runtime,
         Err(error) => {
             // The one who waits may have given up: then there is nobody to tell.
-            let _ = parts.ready.send(Err(Fault::new(weft_policy::code::INTERNAL, format!("cannot start a worker: {error}"))));
+            let _ = parts.ready.send(Err(Fault::new(
+                weft_policy::code::INTERNAL,
+                format!("cannot start a worker: {error}"),
+            )));
             return;
         }
     };
@@ -58,13 +64,17 @@ fn run(parts: Parts) {
 }
 
 async fn work(mut parts: Parts) {
-    let transport = parts.shared.config.transport();
+    let transport = parts.shared.config.limits.transport.clone();
     let metrics = Arc::clone(&parts.overlay_metrics);
     let bound = Overlay::bind(parts.socket, parts.server, transport, &parts.keys, Arc::clone(&metrics));
     let overlay = match bound {
         Ok(overlay) => overlay,
         Err(error) => {
-            let _ = parts.ready.send(Err(Fault::new(weft_policy::code::FILE_UNUSABLE, "cannot open the tunnel endpoint").why(error.to_string())));
+            let _ = parts.ready.send(Err(Fault::new(
+                weft_policy::code::FILE_UNUSABLE,
+                "cannot open the tunnel endpoint",
+            )
+            .why(error.to_string())));
             return;
         }
     };
@@ -97,7 +107,16 @@ async fn work(mut parts: Parts) {
             }
         }
     };
-    tokio::join!(accept_tunnels, serve_ports);
+    let heartbeat =
+        parts.shared.report.liveness.expect(&format!("worker-{}", parts.index), parts.shared.clock.now());
+    let clock = parts.shared.clock.clone();
+    let beat = async {
+        loop {
+            heartbeat.beat(clock.now());
+            tokio::time::sleep(BEAT_EVERY).await;
+        }
+    };
+    tokio::join!(accept_tunnels, serve_ports, beat);
 }
 
 fn open(request: &OpenPort, shared: &Shared) -> Result<(tokio::net::TcpListener, SocketAddr), Fault> {
@@ -106,7 +125,8 @@ fn open(request: &OpenPort, shared: &Shared) -> Result<(tokio::net::TcpListener,
         PortKind::Upstream { service, .. } => listen::Purpose::Upstream(service.to_string()),
     };
     let listener = listen::tcp(request.address, &purpose).map_err(|error| error.fault())?;
-    let address = listener.local_addr().map_err(|e| Fault::new(weft_policy::code::FILE_UNUSABLE, e.to_string()))?;
+    let address =
+        listener.local_addr().map_err(|e| Fault::new(weft_policy::code::FILE_UNUSABLE, e.to_string()))?;
     debug!(%address, purpose = %purpose, node = %shared.config.node, "port open");
     Ok((listener, address))
 }
@@ -153,7 +173,9 @@ pub(crate) fn publish_selectable(shared: &Shared, selectable: &caller::LocalWork
     let known = selectable.load();
     let mut now = Vec::new();
     for workload in shared.locals.all() {
-        let old = known.iter().find(|one| one.workload.name == workload.name && one.workload.namespace == workload.namespace);
+        let old = known
+            .iter()
+            .find(|one| one.workload.name == workload.name && one.workload.namespace == workload.namespace);
         let credential = match old {
             Some(old) => Arc::clone(&old.credential),
             None => match new_credential(shared, &workload) {
@@ -168,9 +190,15 @@ pub(crate) fn publish_selectable(shared: &Shared, selectable: &caller::LocalWork
 
 fn new_credential(shared: &Shared, workload: &crate::local::LocalWorkload) -> Option<Credential> {
     let name = format!("{}.{}", workload.name, workload.namespace);
-    let credential = Credential::create(&name).inspect_err(|error| error!(%error, "no proxy credential")).ok()?;
+    let credential =
+        Credential::create(&name).inspect_err(|error| error!(%error, "no proxy credential")).ok()?;
     let path = shared.files.join("credentials").join(&name);
-    if let Err(error) = shared.files.subdirectory("credentials").map(|_| ()).and_then(|()| credential.write(&path, workload.uid).map(|_| ())) {
+    if let Err(error) = shared
+        .files
+        .subdirectory("credentials")
+        .map(|_| ())
+        .and_then(|()| credential.write(&path, workload.uid).map(|_| ()))
+    {
         warn!(%error, workload = name, "the proxy credential cannot be written; the uid alone selects the workload");
     }
     Some(credential)

@@ -130,6 +130,37 @@ fn encode(fault: &Fault) -> Vec<prost_types::Any> {
     vec![any(ERROR_INFO, info.encode_to_vec()), any(HELP, help.encode_to_vec())]
 }
 
+/// The faults that `status` carries, or one made of its gRPC code and message: never none. For those who tell people.
+#[must_use]
+pub fn from_status(status: &Status) -> Vec<Fault> {
+    let faults = status_to_faults(status);
+    if !faults.is_empty() {
+        return faults;
+    }
+    let code = match status.code() {
+        Code::Unavailable => code::SERVER_UNREACHABLE,
+        Code::DeadlineExceeded | Code::Cancelled => code::DEADLINE,
+        Code::Unauthenticated => code::UNAUTHENTICATED,
+        Code::PermissionDenied => code::NOT_PERMITTED,
+        Code::NotFound => code::NOT_FOUND,
+        Code::ResourceExhausted => code::TOO_MANY_STREAMS,
+        Code::Ok
+        | Code::Unknown
+        | Code::InvalidArgument
+        | Code::AlreadyExists
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::Internal
+        | Code::DataLoss => code::UNEXPECTED_ANSWER,
+    };
+    let row = code.row();
+    let mut fault = Fault::new(code, row.title).why(status.message());
+    fault.fix = row.fix.iter().map(|line| (*line).to_owned()).collect();
+    vec![fault]
+}
+
 /// The first fault that `status` carries; `None` when it is not one of ours.
 #[must_use]
 pub fn status_to_fault(status: &Status) -> Option<Fault> {

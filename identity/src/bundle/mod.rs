@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 
 use crate::spiffe::TrustDomain;
-use crate::svid::{SvidError, profile};
+use crate::svid::{SvidError, Validity, profile};
 use crate::x509::certificate::Certificate;
 use crate::x509::fingerprint;
 
@@ -88,6 +88,7 @@ pub struct TrustBundle {
 struct Root {
     certificate: CertificateDer<'static>,
     anchor: TrustAnchor<'static>,
+    not_before: SystemTime,
     not_after: SystemTime,
 }
 
@@ -149,6 +150,12 @@ impl TrustBundle {
         self.roots.iter().map(|root| fingerprint(&root.certificate)).collect()
     }
 
+    /// When each root is valid, in the order of [`TrustBundle::roots`].
+    pub fn validities(&self) -> Vec<Validity> {
+        let validity = |root: &Root| Validity { not_before: root.not_before, not_after: root.not_after };
+        self.roots.iter().map(validity).collect()
+    }
+
     /// The roots that chains may end in at `now`.
     ///
     /// webpki's anchors carry no validity, so an expired root must be left out here (CERT-27).
@@ -171,10 +178,10 @@ impl Root {
     fn parse(certificate: CertificateDer<'static>) -> Result<Self, SvidError> {
         let parsed = Certificate::parse(&certificate)?;
         profile::check_root(&parsed)?;
-        let not_after = parsed.not_after;
+        let (not_before, not_after) = (parsed.not_before, parsed.not_after);
         let anchor =
             webpki::anchor_from_trusted_cert(&certificate).map_err(|_| SvidError::Malformed)?.to_owned();
-        Ok(Self { certificate, anchor, not_after })
+        Ok(Self { certificate, anchor, not_before, not_after })
     }
 }
 

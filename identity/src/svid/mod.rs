@@ -285,6 +285,13 @@ impl Svid {
         text
     }
 
+    /// The chain alone, leaf first, as PEM: what may be shown to anybody.
+    pub fn chain_pem(&self) -> String {
+        let mut text = String::new();
+        self.chain.iter().for_each(|certificate| pem::write(&mut text, pem::CERTIFICATE, certificate));
+        text
+    }
+
     /// The identity that the leaf proves.
     pub fn id(&self) -> &SpiffeId {
         &self.id

@@ -123,7 +123,9 @@ impl Demand {
     pub(crate) fn forget(&self, now: Instant) {
         let mut inner = self.lock();
         let before = inner.wanted.len();
-        inner.wanted.retain(|_, used| used.pins > 0 || now.saturating_duration_since(used.last) < FORGET_AFTER);
+        inner
+            .wanted
+            .retain(|_, used| used.pins > 0 || now.saturating_duration_since(used.last) < FORGET_AFTER);
         inner.unknown.retain(|_, since| now.saturating_duration_since(*since) < UNKNOWN_FOR);
         let changed = inner.wanted.len() != before;
         drop(inner);
@@ -144,7 +146,10 @@ impl Demand {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, reason = "a test owns its time: it only needs some instant to count from")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test owns its time: it only needs some instant to count from"
+)]
 mod tests {
     use super::*;
 

@@ -14,8 +14,8 @@ use weft_api::{
     channel::MAX_MESSAGE_BYTES,
     convert::discovery::{DeltaFault, delta_from_message},
     pb::discovery::{
-        self, Ack, DiscoveryRequest, DiscoveryResponse, Hello, Nack, Subscribe, discovery_client::DiscoveryClient,
-        discovery_request, discovery_response,
+        self, Ack, DiscoveryRequest, DiscoveryResponse, Hello, Nack, Subscribe,
+        discovery_client::DiscoveryClient, discovery_request, discovery_response,
     },
     record::view_digest,
 };
@@ -235,7 +235,6 @@ fn take_delta(shared: &Shared, message: discovery::Delta, held: &mut Held) -> Ha
         }
         Err(Refusal::Nack(reason)) => {
             warn!(revision = to, reason, "update refused; the last good snapshot stays in force");
-            shared.metrics.nacks.inc();
             answer(discovery_request::Message::Nack(Nack { revision: to, reason }))
         }
     }

@@ -18,7 +18,7 @@ use weft_identity::{
     svid::Svid,
 };
 
-use crate::{local::LocalWorkload, shared::Shared};
+use crate::{local::LocalWorkload, shared::Shared, telemetry::metrics::Renewal};
 
 /// Whose SVID is kept.
 #[derive(Clone, Debug)]
@@ -89,11 +89,11 @@ async fn ask(shared: Arc<Shared>, holder: Holder) -> Result<Svid, Refusal> {
     let channel = shared.link.channel().await;
     match request(channel, holder.id(&shared)).await {
         Ok(svid) => {
-            shared.metrics.renewed(true);
+            shared.report.metrics.renewal(Renewal::Issued);
             Ok(svid)
         }
         Err(why) => {
-            shared.metrics.renewed(false);
+            shared.report.metrics.renewal(Renewal::Failed);
             warn!(id = %holder.id(&shared), why, "no SVID was issued");
             Err(Refusal::default())
         }

@@ -1,12 +1,14 @@
 //! Registers this node's workloads, and registers them again whenever a server is reached anew.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use tonic::{Code, Status};
 use tracing::{debug, info, warn};
 use weft_api::{
-    fault::{Fault, status_to_fault},
-    pb::discovery::{RegisterRequest, RegisterResponse, UnregisterRequest, discovery_client::DiscoveryClient},
+    fault::{Fault, from_status},
+    pb::discovery::{
+        RegisterRequest, RegisterResponse, UnregisterRequest, discovery_client::DiscoveryClient,
+    },
 };
 use weft_policy::name::{EndpointLabel, ServiceName};
 
@@ -42,7 +44,8 @@ pub(crate) async fn register(shared: &Arc<Shared>, workload: &Arc<LocalWorkload>
     let channel = shared.link.channel().await;
     let request = request(shared, workload);
     let answer = DiscoveryClient::new(channel).register(request).await.map_err(|status| refusal(&status))?;
-    let registration = read(&answer.into_inner(), workload).map_err(|what| Fault::new(weft_policy::code::UNEXPECTED_ANSWER, what))?;
+    let registration = read(&answer.into_inner(), workload)
+        .map_err(|what| Fault::new(weft_policy::code::UNEXPECTED_ANSWER, what))?;
     shared.keep_label(workload, &registration.label);
     let now = shared.clock.now();
     for service in &registration.services {
@@ -58,12 +61,14 @@ pub(crate) async fn register(shared: &Arc<Shared>, workload: &Arc<LocalWorkload>
 
 fn refusal(status: &Status) -> Fault {
     debug!(code = ?status.code(), message = status.message(), "registration refused");
-    status_to_fault(status)
+    from_status(status).swap_remove(0)
 }
 
 fn request(shared: &Shared, workload: &LocalWorkload) -> RegisterRequest {
-    let ports: HashMap<_, _> = workload.ports.iter().map(|(key, at)| (key.clone(), at.to_string())).collect();
-    let label = workload.registration().map(|known| known.label.clone()).or_else(|| shared.kept_label(workload));
+    let ports: BTreeMap<_, _> =
+        workload.ports.iter().map(|(key, at)| (key.clone(), at.to_string())).collect();
+    let label =
+        workload.registration().map(|known| known.label.clone()).or_else(|| shared.kept_label(workload));
     RegisterRequest {
         namespace: workload.namespace.to_string(),
         name: workload.name.to_string(),

@@ -3,17 +3,17 @@
 //! Who calls is who the tunnel's handshake proved, and nothing else. The flow enters the table before it is decided, so
 //! that no rule can come into force between the two.
 
-pub mod connect;
+pub(crate) mod connect;
 
 use std::{sync::Arc, time::Instant};
 
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::debug;
 use weft_overlay::{
     Accepted as FlowAccepted, CloseReason, Handshake, Incoming, Opening, Overlay, PolicyRef, Refused, Tunnel,
 };
 use weft_policy::{
-    authz::{Authorization, CallRequest, Decision, Denial, Permit, Principal, explain::explain},
+    authz::{Authorization, CallRequest, Decision, Denial, Impact, Permit, Principal, explain::explain},
     code,
     name::ServiceName,
     route::Target,
@@ -28,6 +28,7 @@ use crate::{
     local::LocalWorkload,
     relay::Transfer,
     shared::{Shared, canonical},
+    telemetry::metrics::Decided,
 };
 
 /// The inbound side of one worker.
@@ -120,9 +121,10 @@ impl Inbound {
         };
         let place = match self.shared.flows.enter(facts) {
             Ok(place) => place,
-            Err(full) => return Err(refuse(incoming, FlowError::TooManyFlows { limit: full.limit }, "")),
+            Err(full) => return Err(refuse(incoming, FlowError::from(full), "")),
         };
         record.id = place.id();
+        record.begins(&self.shared);
         let Some(live) = self.shared.drain.watch().enter() else {
             return Err(refuse(incoming, FlowError::Draining, ""));
         };
@@ -151,20 +153,26 @@ impl Inbound {
         if proven.identity != workload.identity {
             return Err(wrong());
         }
-        let no_route = || FlowError::NoRoute {
-            destination: format!("{}.{}:{}", header.service, header.namespace, header.port),
+        let not_served = || FlowError::NotServed {
+            service: format!("{}.{}", header.service, header.namespace),
+            port: header.port.get(),
         };
-        let namespace = header.namespace.as_str().parse().map_err(|_| no_route())?;
-        let name = header.service.as_str().parse().map_err(|_| no_route())?;
+        let namespace = header.namespace.as_str().parse().map_err(|_| not_served())?;
+        let name = header.service.as_str().parse().map_err(|_| not_served())?;
         let service = ServiceName::new(namespace, name);
         let serves = workload.registration().is_some_and(|known| known.services.contains(&service));
         if !serves {
-            return Err(no_route());
+            return Err(not_served());
         }
         Ok(Destination { workload, target: Target { service, port: header.port.get() } })
     }
 
-    fn decide(&self, snapshot: Option<&Snapshot>, place: &FlowPlace, record: &mut Record) -> Result<Permit, Box<Denial>> {
+    fn decide(
+        &self,
+        snapshot: Option<&Snapshot>,
+        place: &FlowPlace,
+        record: &mut Record,
+    ) -> Result<Permit, Box<Denial>> {
         decide(&self.shared, snapshot, place, record)
     }
 
@@ -181,17 +189,17 @@ impl Inbound {
         let address = match program_address(snapshot, &destination.workload, &destination.target) {
             Some(address) => address,
             None => {
-                let error = FlowError::NoRoute { destination: destination.target.to_string() };
+                let error = not_served(&destination.target);
                 return Err(refuse(incoming, error, ""));
             }
         };
         let io = match connect::connect(permit, address, settings.connect).await {
             Ok(io) => io,
-            Err(error) => return Err(refuse(incoming, FlowError::Program(error), "")),
+            Err(error) => return Err(refuse(incoming, error, "")),
         };
         let accepted = FlowAccepted { policy: record.explained.then(|| policy_ref(permit)).flatten() };
-        let stream = incoming.accept(accepted).await.map_err(FlowError::Stream)?;
-        record.connected(self.shared.clock.now());
+        let stream = incoming.accept(accepted).await?;
+        record.connected(&self.shared);
         Ok(carry::tunnel_to_program(&self.shared, io, stream, settings.idle, &place.cut).await)
     }
 }
@@ -213,7 +221,7 @@ pub(crate) fn decide(
     let Some(snapshot) = snapshot else { return Err(Denial::without_snapshot(&request)) };
     let authorization = snapshot.authorize(&request);
     record.decided(&authorization);
-    shared.metrics.decision(&facts.target.service, &authorization);
+    count(shared, &facts.target.service, &authorization);
     if !authorization.decision.is_allowed() {
         note_denial(shared, snapshot, &request, &authorization, place);
     }
@@ -223,6 +231,22 @@ pub(crate) fn decide(
     match authorization.decision {
         Decision::Allow(permit) => Ok(permit),
         Decision::Deny(denial) => Err(denial),
+    }
+}
+
+/// Counts a decision, and what rules in DryRun would have refused.
+fn count(shared: &Shared, service: &ServiceName, authorization: &Authorization) {
+    let rule = authorization.decision.rule().map(|rule| (rule.policy_id(), rule.name().to_string()));
+    let rule = rule.as_ref().map(|(policy, rule)| (policy.as_str(), rule.as_str()));
+    let (decided, code) = match &authorization.decision {
+        Decision::Allow(_) => (Decided::Allow, authorization.audit.as_ref().map(|denial| denial.code)),
+        Decision::Deny(denial) => (Decided::Deny, Some(denial.code)),
+    };
+    shared.report.metrics.decided(service, decided, rule, code);
+    for shadow in authorization.shadow.iter().filter(|shadow| shadow.impact == Impact::WouldDeny) {
+        let (policy, rule) = (shadow.found.rule.policy_id(), shadow.found.rule.name());
+        let rule = Some((policy.as_str(), rule.as_str()));
+        shared.report.metrics.decided(service, Decided::DryRunDeny, rule, Some(code::DRY_RUN_DENY));
     }
 }
 
@@ -260,6 +284,11 @@ pub(crate) fn program_address(
     workload.address_of(destination.service().port(target.port)?)
 }
 
+/// The endpoint does not serve that port.
+pub(crate) fn not_served(target: &Target) -> FlowError {
+    FlowError::NotServed { service: target.service.to_string(), port: target.port }
+}
+
 /// Policy and rule, for the caller's log.
 fn policy_ref(permit: &Permit) -> Option<PolicyRef> {
     let rule = permit.rule()?;
@@ -269,9 +298,6 @@ fn policy_ref(permit: &Permit) -> Option<PolicyRef> {
 /// Refuses the flow with the code of its error, and gives the error back.
 fn refuse(incoming: Incoming, error: FlowError, detail: &str) -> FlowError {
     let class = error.class();
-        if matches!(error, FlowError::Internal(_)) {
-        warn!(%error, "flow failed");
-    }
     incoming.refuse(Refused::new(class.reset, class.code.as_str(), detail));
     error
 }

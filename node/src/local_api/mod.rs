@@ -19,8 +19,8 @@ use weft_api::{
     channel::PeerCred,
     fault::{Fault, fault_to_status},
     pb::agent::{
-        AgentStatusRequest, AgentStatusResponse, Denial, DenialsRequest, DenialsResponse, DrainRequest, DrainResponse,
-        RunEvent, RunRequest, SpeakEvent, SpeakRequest, agent_server,
+        AgentStatusRequest, AgentStatusResponse, Denial, DenialsRequest, DenialsResponse, DrainRequest,
+        DrainResponse, RunEvent, RunRequest, SpeakEvent, SpeakRequest, agent_server,
     },
 };
 
@@ -60,7 +60,10 @@ impl LocalApi {
     /// Whether that user may speak as the workload.
     fn may_speak(uid: u32, workload: &LocalWorkload) -> bool {
         let named = || workload.registration().is_some_and(|known| known.allowed_uids.contains(&uid));
-        Self::is_owner(uid) && workload.uid.is_none_or(|owner| owner == uid || uid == 0 || owner == nix::unistd::geteuid().as_raw())
+        Self::is_owner(uid)
+            && workload
+                .uid
+                .is_none_or(|owner| owner == uid || uid == 0 || owner == nix::unistd::geteuid().as_raw())
             || workload.uid == Some(uid)
             || named()
     }
@@ -87,7 +90,10 @@ impl agent_server::Agent for LocalApi {
         Ok(Response::new(held_open(event, guard)))
     }
 
-    async fn status(&self, request: Request<AgentStatusRequest>) -> Result<Response<AgentStatusResponse>, Status> {
+    async fn status(
+        &self,
+        request: Request<AgentStatusRequest>,
+    ) -> Result<Response<AgentStatusResponse>, Status> {
         Self::uid(&request)?;
         Ok(Response::new(status::status(&self.shared, &self.listeners)))
     }
@@ -95,7 +101,10 @@ impl agent_server::Agent for LocalApi {
     async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
         let uid = Self::uid(&request)?;
         if !Self::is_owner(uid) {
-            let fault = Fault::new(weft_policy::code::NOT_PERMITTED, "only the agent's own user and root may drain it");
+            let fault = Fault::new(
+                weft_policy::code::NOT_PERMITTED,
+                "only the agent's own user and root may drain it",
+            );
             return Err(fault_to_status(Code::PermissionDenied, &fault));
         }
         let deadline = Duration::from_millis(request.into_inner().deadline_ms).min(MAX_DRAIN);
@@ -116,7 +125,7 @@ impl agent_server::Agent for LocalApi {
 
 fn told(refusal: crate::denials::Refusal) -> Denial {
     Denial {
-        time: status::rfc3339(refusal.time),
+        time: rfc3339(refusal.time),
         id: refusal.id,
         code: refusal.code,
         source: refusal.source,

@@ -1,7 +1,7 @@
 //! `weft run` and `weft call`: workloads that live as long as the caller's stream.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZeroU16,
     sync::Arc,
@@ -64,7 +64,10 @@ pub(super) async fn start(
     request: RunRequest,
 ) -> Result<(RunEvent, RunGuard), Refusal> {
     if shared.locals.len() >= MAX_RUNS {
-        return Err((Code::ResourceExhausted, Fault::new(code::OVER_LIMIT, format!("{MAX_RUNS} workloads run here already"))));
+        return Err((
+            Code::ResourceExhausted,
+            Fault::new(code::OVER_LIMIT, format!("{MAX_RUNS} workloads run here already")),
+        ));
     }
     let workload = Arc::new(describe(shared, uid, &request)?);
     let upstreams = upstream_specs(&workload, &request)?;
@@ -94,9 +97,10 @@ async fn bring_up(
     let registered = tokio::time::timeout(READY_WITHIN, registration::register(shared, workload)).await;
     registered.map_err(|_| too_slow(workload))?.map_err(|fault| (Code::PermissionDenied, fault))?;
     if !LocalApi::may_speak(uid, workload) {
-        let fault = Fault::new(code::MAY_NOT_SPEAK_AS, format!("uid {uid} may not run {}", workload.identity))
-            .why("only the agent's own user, root and the users that the enrollment names may")
-            .fix("weft get workloadenrollments -A -o yaml");
+        let fault =
+            Fault::new(code::MAY_NOT_SPEAK_AS, format!("uid {uid} may not run {}", workload.identity))
+                .why("only the agent's own user, root and the users that the enrollment names may")
+                .fix("weft get workloadenrollments -A -o yaml");
         return Err((Code::PermissionDenied, fault));
     }
     listeners.start_rotation(workload);
@@ -109,7 +113,7 @@ async fn bring_up(
     }
     listeners.workloads_changed();
     let proxy = listeners.open_proxy(workload, uid).await.map_err(|fault| (Code::Unavailable, fault))?;
-    let mut addresses = HashMap::new();
+    let mut addresses = BTreeMap::new();
     let mut guards = Vec::new();
     for upstream in upstreams {
         let spec = with_port(shared, upstream).await?;
@@ -138,15 +142,24 @@ async fn bring_up(
 }
 
 fn too_slow(workload: &LocalWorkload) -> Refusal {
-    let fault = Fault::new(code::NO_SVID_YET, format!("no certificate for {} within {READY_WITHIN:?}", workload.identity))
-        .fix("weft agent status");
+    let fault = Fault::new(
+        code::NO_SVID_YET,
+        format!("no certificate for {} within {READY_WITHIN:?}", workload.identity),
+    )
+    .fix("weft agent status");
     (Code::DeadlineExceeded, fault)
 }
 
 /// The workload that a request describes.
 fn describe(shared: &Shared, uid: u32, request: &RunRequest) -> Result<LocalWorkload, Refusal> {
-    let invalid = |what: String| (Code::InvalidArgument, Fault::new(code::USAGE, what).fix("weft run --service charge --port 8081 -- PROGRAM"));
-    let account: ObjectName = request.service.parse().map_err(|e| invalid(format!("service {:?}: {e}", request.service)))?;
+    let invalid = |what: String| {
+        (
+            Code::InvalidArgument,
+            Fault::new(code::USAGE, what).fix("weft run --service charge --port 8081 -- PROGRAM"),
+        )
+    };
+    let account: ObjectName =
+        request.service.parse().map_err(|e| invalid(format!("service {:?}: {e}", request.service)))?;
     let namespace: Namespace = if request.namespace.is_empty() {
         shared.namespace.clone()
     } else {
@@ -156,9 +169,13 @@ fn describe(shared: &Shared, uid: u32, request: &RunRequest) -> Result<LocalWork
     let identity = identity.map_err(|e| invalid(e.to_string()))?;
     let mut ports = BTreeMap::new();
     for (key, text) in &request.ports {
-        ports.insert(key.clone(), local_address(text).ok_or_else(|| invalid(format!("{text:?} is not a port")))?);
+        ports.insert(
+            key.clone(),
+            local_address(text).ok_or_else(|| invalid(format!("{text:?} is not a port")))?,
+        );
     }
-    let name = free_name(shared, &namespace, &account).ok_or_else(|| invalid("the name is too long".to_owned()))?;
+    let name =
+        free_name(shared, &namespace, &account).ok_or_else(|| invalid("the name is too long".to_owned()))?;
     Ok(LocalWorkload::new(identity, namespace, name, account, ports, Some(uid)))
 }
 
@@ -186,14 +203,19 @@ fn local_address(text: &str) -> Option<SocketAddr> {
 }
 
 fn upstream_specs(workload: &LocalWorkload, request: &RunRequest) -> Result<Vec<Upstream>, Refusal> {
-    let invalid = |what: String| (Code::InvalidArgument, Fault::new(code::USAGE, what).fix("weft run --upstream charge:80=9001 …"));
+    let invalid = |what: String| {
+        (Code::InvalidArgument, Fault::new(code::USAGE, what).fix("weft run --upstream charge:80=9001 …"))
+    };
     let spec = |upstream: &weft_api::pb::agent::Upstream| {
         let (name, namespace) = match upstream.service.split_once('.') {
-            Some((name, namespace)) => (name, namespace.parse().map_err(|e| invalid(format!("{namespace:?}: {e}")))?),
+            Some((name, namespace)) => {
+                (name, namespace.parse().map_err(|e| invalid(format!("{namespace:?}: {e}")))?)
+            }
             None => (upstream.service.as_str(), workload.namespace.clone()),
         };
         let name = name.parse().map_err(|e| invalid(format!("{name:?}: {e}")))?;
-        let port = u16::try_from(upstream.port).map_err(|_| invalid(format!("{} is not a port", upstream.port)))?;
+        let port =
+            u16::try_from(upstream.port).map_err(|_| invalid(format!("{} is not a port", upstream.port)))?;
         let listen = match upstream.listen.parse::<u16>() {
             Ok(port) => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port),
             Err(_) => {
@@ -243,11 +265,14 @@ pub(super) async fn speak(
     wanted: &str,
 ) -> Result<(SpeakEvent, ProxyGuard), Refusal> {
     let all = shared.locals.all();
-    let matches: Vec<_> = all.iter().filter(|workload| is_called(workload, wanted, &shared.namespace)).collect();
+    let matches: Vec<_> =
+        all.iter().filter(|workload| is_called(workload, wanted, &shared.namespace)).collect();
     let allowed: Vec<_> = matches.iter().filter(|workload| LocalApi::may_speak(uid, workload)).collect();
     let identities = || {
         let mine = all.iter().filter(|workload| LocalApi::may_speak(uid, workload));
-        mine.map(|workload| format!("{}/{}", workload.namespace, workload.account)).collect::<Vec<_>>().join(", ")
+        mine.map(|workload| format!("{}/{}", workload.namespace, workload.account))
+            .collect::<Vec<_>>()
+            .join(", ")
     };
     let workload = match (allowed.as_slice(), wanted) {
         ([only, ..], _) if !wanted.is_empty() => only,
@@ -257,21 +282,27 @@ pub(super) async fn speak(
             return Err((Code::PermissionDenied, fault.fix("weft get workloadenrollments -A -o yaml")));
         }
         (_, "") => {
-            let fault = Fault::new(code::AMBIGUOUS_WORKLOAD, "say who calls: this host has several identities, or none")
-                .why(format!("identities here: {}", identities()))
-                .fix("weft call SERVICE --as NAME");
+            let fault = Fault::new(
+                code::AMBIGUOUS_WORKLOAD,
+                "say who calls: this host has several identities, or none",
+            )
+            .why(format!("identities here: {}", identities()))
+            .fix("weft call SERVICE --as NAME");
             return Err((Code::InvalidArgument, fault));
         }
         (_, _) => {
-            let fault = Fault::new(code::IDENTITY_NOT_ON_NODE, format!("no workload of this node is {wanted}"))
-                .why(format!("identities here: {}", identities()))
-                .fix("weft run --service NAME -- PROGRAM");
+            let fault =
+                Fault::new(code::IDENTITY_NOT_ON_NODE, format!("no workload of this node is {wanted}"))
+                    .why(format!("identities here: {}", identities()))
+                    .fix("weft run --service NAME -- PROGRAM");
             return Err((Code::NotFound, fault));
         }
     };
     let proxy = listeners.open_proxy(workload, uid).await.map_err(|fault| (Code::Unavailable, fault))?;
-    let event =
-        SpeakEvent { workload_id: workload.identity.to_string(), proxy_port: u32::from(proxy.address.port()) };
+    let event = SpeakEvent {
+        workload_id: workload.identity.to_string(),
+        proxy_port: u32::from(proxy.address.port()),
+    };
     Ok((event, proxy))
 }
 
@@ -284,5 +315,6 @@ fn is_called(workload: &LocalWorkload, wanted: &str, default: &Namespace) -> boo
         return workload.identity.to_string() == wanted;
     }
     let (namespace, name) = wanted.split_once('/').unwrap_or((default.as_str(), wanted));
-    workload.namespace.as_str() == namespace && (workload.account.as_str() == name || workload.name.as_str() == name)
+    workload.namespace.as_str() == namespace
+        && (workload.account.as_str() == name || workload.name.as_str() == name)
 }

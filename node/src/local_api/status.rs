@@ -39,7 +39,8 @@ pub(super) fn status(shared: &Shared, listeners: &Listeners) -> AgentStatusRespo
 fn workload_status(workload: &LocalWorkload, listeners: &Listeners) -> WorkloadStatus {
     let held = workload.slot.load();
     let svid = held.as_ref().map(|held| held.svid());
-    let services = workload.registration().map(|known| known.services.iter().map(ToString::to_string).collect());
+    let services =
+        workload.registration().map(|known| known.services.iter().map(ToString::to_string).collect());
     WorkloadStatus {
         identity: workload.identity.to_string(),
         namespace: workload.namespace.to_string(),
@@ -56,7 +57,8 @@ fn workload_status(workload: &LocalWorkload, listeners: &Listeners) -> WorkloadS
 
 fn tunnels(plane: &crate::shared::Plane) -> Vec<TunnelStatus> {
     let pooled = plane.pool.tunnels();
-    let source_of = |id: u64| pooled.iter().find(|(_, tunnel)| tunnel.id() == id).map(|(key, _)| key.source.to_string());
+    let source_of =
+        |id: u64| pooled.iter().find(|(_, tunnel)| tunnel.id() == id).map(|(key, _)| key.source.to_string());
     let all = plane.overlay.tunnels();
     all.iter()
         .map(|tunnel| {
@@ -72,7 +74,7 @@ fn tunnels(plane: &crate::shared::Plane) -> Vec<TunnelStatus> {
                 address: tunnel.remote_address().to_string(),
                 rtt_us: u64::try_from(stats.rtt.as_micros()).unwrap_or(u64::MAX),
                 streams: tunnel.streams_active() as u64,
-                mtu: u32::from(stats.mtu),
+                mtu: u32::from(stats.mtu_bytes),
                 direction: direction.to_owned(),
                 group: String::new(),
             }
@@ -89,14 +91,20 @@ fn problems(shared: &Shared, why_not: &str) -> Vec<AgentProblem> {
         if held.is_none_or(|held| !held.svid().validity().contains(now)) {
             problems.push(AgentProblem {
                 code: code::OWN_SVID_EXPIRED.to_string(),
-                what: format!("{} has no valid certificate: calls from and to it are refused", workload.identity),
+                what: format!(
+                    "{} has no valid certificate: calls from and to it are refused",
+                    workload.identity
+                ),
                 fix: vec!["weft status".to_owned()],
             });
         }
         if workload.registration().is_none() && shared.link.is_up() {
             problems.push(AgentProblem {
                 code: code::REGISTRATION_REFUSED.to_string(),
-                what: format!("{} is not registered: no enrollment allows it on this node", workload.identity),
+                what: format!(
+                    "{} is not registered: no enrollment allows it on this node",
+                    workload.identity
+                ),
                 fix: vec!["weft get workloadenrollments -A".to_owned()],
             });
         }
@@ -114,5 +122,9 @@ fn problems(shared: &Shared, why_not: &str) -> Vec<AgentProblem> {
 
 /// A time as people and programs read it.
 pub(crate) fn rfc3339(time: SystemTime) -> String {
-    OffsetDateTime::from(time).replace_nanosecond(0).unwrap_or(OffsetDateTime::UNIX_EPOCH).format(&Rfc3339).unwrap_or_default()
+    OffsetDateTime::from(time)
+        .replace_nanosecond(0)
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+        .format(&Rfc3339)
+        .unwrap_or_default()
 }

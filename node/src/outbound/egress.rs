@@ -8,7 +8,8 @@ use weft_policy::{model::EgressMode, snapshot::Snapshot};
 
 use super::{refuse, resolve::Outside};
 use crate::{
-    access::Record, app::AppStream, carry::within_host, error::FlowError, local::LocalWorkload, relay::Transfer, shared::Shared,
+    access::Record, app::AppStream, carry::within_host, error::FlowError, local::LocalWorkload,
+    relay::Transfer, shared::Shared,
 };
 
 /// How long a destination outside may take to accept.
@@ -49,6 +50,7 @@ pub(super) async fn carry(
             return Err(refuse(app, error).await);
         }
     };
-    record.connected(shared.clock.now());
+    record.begins(shared);
+    record.connected(shared);
     within_host(shared, app, io, IDLE, &[]).await
 }

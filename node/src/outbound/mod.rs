@@ -51,7 +51,7 @@ impl Outbound {
         match pending.finish().await {
             Ok(accepted) => self.serve(accepted).await,
             Err(error) => {
-                self.shared.metrics.intercept_refused(error.label());
+                self.shared.report.metrics.intercept_refused(error.label());
                 debug!(%peer, code = %error.code(), %error, "local connection refused");
             }
         }
@@ -93,7 +93,7 @@ impl Outbound {
         source: &crate::intercept::LocalWorkload,
         destination: &crate::intercept::Destination,
     ) -> Result<(Arc<LocalWorkload>, Way), FlowError> {
-        let gone = || FlowError::WorkloadGone { workload: source.to_string() };
+        let gone = || FlowError::NoIdentity { workload: source.to_string() };
         let workload = self.shared.locals.named(&source.namespace, &source.name).ok_or_else(gone)?;
         let way = resolve::resolve(&self.shared, &source.namespace, destination).await?;
         Ok((workload, way))
@@ -122,25 +122,28 @@ impl Outbound {
         };
         let place = match self.shared.flows.enter(facts) {
             Ok(place) => place,
-            Err(full) => return Err(refuse(app, FlowError::TooManyFlows { limit: full.limit }).await),
+            Err(full) => return Err(refuse(app, FlowError::from(full)).await),
         };
         record.id = place.id();
+        record.begins(&self.shared);
         let permit = match snapshot.permit_outbound(&workload.identity, &target) {
             Ok(permit) => permit,
             Err(denial) => return Err(refuse(app, FlowError::Denied(denial)).await),
         };
         let settings = settings_of(Some(&snapshot), &target.service);
-        let opened = self.opener.open(&snapshot, workload, &permit, app.awaits_success(), &settings, record).await;
+        let opened =
+            self.opener.open(&snapshot, workload, &permit, app.awaits_success(), &settings, record).await;
         match opened {
             Err(error) => Err(refuse(app, error).await),
             Ok(Opened::Tunnel { stream, load }) => {
-                record.connected(self.shared.clock.now());
-                let carried = carry::caller_to_tunnel(&self.shared, app, stream, settings.idle, &place.cut).await;
+                record.connected(&self.shared);
+                let carried =
+                    carry::caller_to_tunnel(&self.shared, app, stream, settings.idle, &place.cut).await;
                 drop(load);
                 carried
             }
             Ok(Opened::Local { io, load, place: inbound }) => {
-                record.connected(self.shared.clock.now());
+                record.connected(&self.shared);
                 let cuts = [&place.cut, &inbound.cut];
                 let carried = carry::within_host(&self.shared, app, io, settings.idle, &cuts).await;
                 drop(load);
@@ -150,17 +153,22 @@ impl Outbound {
     }
 
     /// Follows the destination's route, if it has one, to a backend that is known here.
-    async fn routed(&self, snapshot: &Arc<Snapshot>, asked: Target) -> Result<(Arc<Snapshot>, Target), FlowError> {
+    async fn routed(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        asked: Target,
+    ) -> Result<(Arc<Snapshot>, Target), FlowError> {
         let Some(destination) = snapshot.destination(&asked.service) else {
             return Ok((Arc::clone(snapshot), asked));
         };
-        let chosen = self.shared.with_rng(|rng| destination.route(asked.port, rng)).map_err(FlowError::Route)?;
+        let chosen =
+            self.shared.with_rng(|rng| destination.route(asked.port, rng)).map_err(FlowError::NoBackend)?;
         if snapshot.destination(&chosen.service).is_some() {
             return Ok((Arc::clone(snapshot), chosen));
         }
         match resolve::service_port(&self.shared, &chosen.service, Some(chosen.port)).await? {
             Way::Mesh(snapshot, target) => Ok((snapshot, target)),
-            Way::Outside(..) => Err(FlowError::NoRoute { destination: chosen.to_string() }),
+            Way::Outside(..) => Err(FlowError::UnknownService { name: chosen.service.to_string() }),
         }
     }
 }

@@ -14,12 +14,16 @@ use std::{
 use tokio::net::TcpStream;
 use tracing::debug;
 use weft_identity::{
-    spiffe::SpiffeId,
+    spiffe::{IdKind, SpiffeId},
     tls::{ExpectedPeer, client_config},
 };
-use weft_overlay::{ALPN, PoolKey, Protocol, StreamHeader, TunnelPool, TunnelStream, pool::DialWith};
+use weft_overlay::{
+    ALPN, PoolKey, Protocol, StreamHeader, TunnelPool, TunnelStream,
+    pool::{DialWith, PoolError},
+};
 use weft_policy::{
     authz::Permit,
+    balance::NoEndpoint,
     model::{Endpoint, HostPort, traffic::TimeoutSettings},
     name::EndpointLabel,
     snapshot::{Destination, Snapshot},
@@ -78,7 +82,7 @@ impl Opener {
     ) -> Result<Opened, FlowError> {
         let tries = self.tries(snapshot, source, permit, await_reply, record);
         let within = settings.connect;
-        tokio::time::timeout(within, tries).await.unwrap_or(Err(FlowError::ConnectTimeout { waited: within }))
+        tokio::time::timeout(within, tries).await.unwrap_or(Err(FlowError::ConnectTimeout { after: within }))
     }
 
     async fn tries(
@@ -90,10 +94,8 @@ impl Opener {
         record: &mut Record,
     ) -> Result<Opened, FlowError> {
         let target = permit.target();
-        let destination = snapshot.destination(&target.service).ok_or_else(|| FlowError::UnknownService {
-            service: target.service.clone(),
-            server: self.shared.link.is_up(),
-        })?;
+        let unknown = || FlowError::UnknownService { name: target.service.to_string() };
+        let destination = snapshot.destination(&target.service).ok_or_else(unknown)?;
         let mut tried: Vec<EndpointLabel> = Vec::new();
         let mut last = None;
         while tried.len() < MAX_TRIES {
@@ -105,6 +107,13 @@ impl Opener {
             let endpoint = Arc::clone(attempt.endpoint());
             record.endpoint(&endpoint, tried.len() + 1);
             tried.push(endpoint.label.clone());
+            if !may_serve(destination, &endpoint) {
+                last = Some(FlowError::ForeignEndpoint {
+                    service: target.service.clone(),
+                    identity: endpoint.identity.clone(),
+                });
+                continue;
+            }
             match self.one(snapshot, source, permit, attempt, await_reply, record).await {
                 Ok(opened) => return Ok(opened),
                 Err(error) if error.class().retry == Retry::OtherEndpoint => {
@@ -114,7 +123,9 @@ impl Opener {
                 Err(error) => return Err(error),
             }
         }
-        Err(last.unwrap_or_else(|| FlowError::Internal("no endpoint was tried".to_owned())))
+        let none =
+            || FlowError::NoEndpoint { service: target.service.clone(), reason: NoEndpoint::Exhausted };
+        Err(last.unwrap_or_else(none))
     }
 
     fn pick(&self, destination: &Destination, tried: &[EndpointLabel]) -> Result<Try, FlowError> {
@@ -122,7 +133,7 @@ impl Opener {
         let picked = self.shared.with_rng(|rng| self.shared.balancers.pick(destination, rng, now, tried));
         picked.map_err(|none| FlowError::NoEndpoint {
             service: destination.service().service_name(),
-            code: none.code(),
+            reason: none,
         })
     }
 
@@ -169,7 +180,7 @@ impl Opener {
         record: &mut Record,
     ) -> Result<TunnelStream, FlowError> {
         if source.slot.load().is_none() {
-            return Err(FlowError::NoSvid { identity: source.identity.to_string() });
+            return Err(FlowError::NoIdentity { workload: source.identity.to_string() });
         }
         let addresses = self.addresses(endpoint).await?;
         let key = PoolKey {
@@ -182,10 +193,13 @@ impl Opener {
             client: self.config(source, &endpoint.identity),
         };
         let header = header(permit, endpoint, record)?;
-        let (mut stream, tunnel) = self.pool.open(&key, &with, &header).await.map_err(FlowError::Tunnel)?;
+        let (mut stream, tunnel) = self.pool.open(&key, &with, &header).await.map_err(|source| {
+            let endpoint = format!("{}@{}", endpoint.workload, endpoint.node);
+            FlowError::NoTunnel { endpoint, source }
+        })?;
         record.tunnel(tunnel.id(), tunnel.remote_address());
         if await_reply {
-            let accepted = stream.reply().await.map_err(FlowError::Stream)?;
+            let accepted = stream.reply().await?;
             record.accepted(&accepted);
         }
         Ok(stream)
@@ -208,8 +222,7 @@ impl Opener {
             network: None,
             started: record.started,
         };
-        let full = |full: crate::flows::TooManyFlows| FlowError::TooManyFlows { limit: full.limit };
-        let place = self.shared.flows.enter(facts).map_err(full)?;
+        let place = self.shared.flows.enter(facts)?;
         record.path = "local";
         // Loaded again: the flow is in the table now, and what decides must be what is in force.
         let current = self.shared.state.load();
@@ -217,9 +230,9 @@ impl Opener {
         let permit =
             inbound::decide(&self.shared, Some(current), &place, record).map_err(FlowError::Denied)?;
         let address = inbound::program_address(Some(current), workload, target)
-            .ok_or_else(|| FlowError::NoRoute { destination: target.to_string() })?;
+            .ok_or_else(|| inbound::not_served(target))?;
         let within = super::settings_of(Some(current), &target.service).connect;
-        let io = inbound::connect::connect(&permit, address, within).await.map_err(FlowError::Program)?;
+        let io = inbound::connect::connect(&permit, address, within).await?;
         Ok((io, place))
     }
 
@@ -252,7 +265,8 @@ impl Opener {
         }
         if all.is_empty() {
             let endpoint = format!("{}@{}", endpoint.workload, endpoint.node);
-            return Err(FlowError::NoAddress { endpoint });
+            let source = PoolError::Dial(weft_overlay::DialError::NoAddress);
+            return Err(FlowError::NoTunnel { endpoint, source });
         }
         Ok(all)
     }
@@ -276,6 +290,20 @@ impl Opener {
     }
 }
 
+/// Whether the endpoint's identity may serve the service (decisions.md, being an endpoint): the registry checks the same,
+/// and a registry that errs must not be enough.
+fn may_serve(destination: &Destination, endpoint: &Endpoint) -> bool {
+    let service = destination.service();
+    let own = match endpoint.identity.kind() {
+        IdKind::Workload { namespace, service_account } => {
+            service.service_name().namespace.as_str() == namespace
+                && service.metadata.name.as_str() == service_account
+        }
+        IdKind::Node(_) | IdKind::Server(_) | IdKind::User(_) | IdKind::Other => false,
+    };
+    own || service.identities.contains(&endpoint.identity)
+}
+
 enum Side {
     Tunnel(TunnelStream),
     Local((TcpStream, FlowPlace)),
@@ -283,11 +311,12 @@ enum Side {
 
 fn header(permit: &Permit, endpoint: &Endpoint, record: &Record) -> Result<StreamHeader, FlowError> {
     let target = permit.target();
-    let label = |text: &str| text.parse().map_err(|_| FlowError::Internal(format!("{text:?} is no label")));
+    let wrong = || FlowError::WrongEndpoint { label: endpoint.label.to_string() };
+    let label = |text: &str| text.parse().map_err(|_| wrong());
     Ok(StreamHeader {
         namespace: label(target.service.namespace.as_str())?,
         service: label(target.service.name.as_str())?,
-        port: NonZeroU16::new(target.port).ok_or_else(|| FlowError::Internal("port 0".to_owned()))?,
+        port: NonZeroU16::new(target.port).ok_or_else(wrong)?,
         endpoint: label(endpoint.label.as_str())?,
         protocol: Protocol::Tcp,
         trace: None,

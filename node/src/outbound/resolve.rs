@@ -49,7 +49,8 @@ pub(crate) async fn resolve(
 ) -> Result<Way, FlowError> {
     match destination {
         Destination::Address(address) => {
-            let snapshot = shared.state.load().ok_or(FlowError::NoSnapshot)?;
+            let denied = || FlowError::EgressDenied { destination: address.to_string() };
+            let snapshot = first_snapshot(shared).await.ok_or_else(denied)?;
             Ok(Way::Outside(snapshot, Outside::Address(*address)))
         }
         Destination::Upstream { service, port } => service_port(shared, service, Some(port.get())).await,
@@ -63,7 +64,8 @@ async fn named(
     host: &str,
     port: Option<NonZeroU16>,
 ) -> Result<Way, FlowError> {
-    let snapshot = shared.state.load().ok_or(FlowError::NoSnapshot)?;
+    let denied = || FlowError::EgressDenied { destination: host.to_owned() };
+    let snapshot = first_snapshot(shared).await.ok_or_else(denied)?;
     let number = port.map(NonZeroU16::get);
     match snapshot.resolve(caller, host, number) {
         Resolution::Service(target) => {
@@ -71,12 +73,11 @@ async fn named(
             Ok(Way::Mesh(snapshot, target))
         }
         Resolution::UnknownPort { service, port } => Err(FlowError::UnknownPort { service, port }),
-        Resolution::NotAName(host) => Err(FlowError::NoRoute { destination: host }),
+        Resolution::NotAName(host) => Err(FlowError::UnknownService { name: host }),
         Resolution::UnknownService(service) => service_port(shared, &service, number).await,
         Resolution::MaybeOutside(service) => match service_port(shared, &service, number).await {
             // The registry knows no such service, so the name is one of the world's.
             Err(FlowError::UnknownService { .. }) => {
-                let snapshot = shared.state.load().ok_or(FlowError::NoSnapshot)?;
                 Ok(Way::Outside(snapshot, Outside::Host(host.to_owned(), number.unwrap_or(80))))
             }
             other => other,
@@ -85,6 +86,17 @@ async fn named(
             Ok(Way::Outside(snapshot, Outside::Host(host.to_owned(), number.unwrap_or(80))))
         }
     }
+}
+
+/// The snapshot in force; an agent that has just joined waits a moment for its first.
+async fn first_snapshot(shared: &Shared) -> Option<Arc<Snapshot>> {
+    let mut changes = shared.state.changes();
+    if let Some(snapshot) = shared.state.load() {
+        return Some(snapshot);
+    }
+    // Without one by then, the flow is refused: fail closed.
+    let _ = tokio::time::timeout(WAIT, changes.changed()).await;
+    shared.state.load()
 }
 
 /// Waits for a service that may not be known here yet.
@@ -96,7 +108,7 @@ pub(crate) async fn service_port(
     let mut snapshots = shared.state.changes();
     let mut answers = shared.demand.changes();
     let deadline = tokio::time::Instant::now() + WAIT;
-    let unknown = || FlowError::UnknownService { service: service.clone(), server: shared.link.is_up() };
+    let unknown = || FlowError::UnknownService { name: service.to_string() };
     loop {
         snapshots.mark_unchanged();
         answers.mark_unchanged();
@@ -117,7 +129,7 @@ pub(crate) async fn service_port(
         match shared.demand.want(service, shared.clock.now()) {
             Wanted::Asked if !shared.demand.is_unknown(service) => {}
             Wanted::Asked | Wanted::Unknown => return Err(unknown()),
-            Wanted::Full => return Err(FlowError::TooManyDestinations),
+            Wanted::Full => return Err(FlowError::Overloaded),
         }
         tokio::select! {
             Ok(()) = snapshots.changed() => {}
