@@ -5,9 +5,9 @@
 //! commit, grant, … ─▶ bounded queue ─▶ writer thread ─ draft ─▶ disk (redb, fsync)
 //! ```
 //!
-//! Owns opening, the bounded queue to the writer, and the reading side. [`writer`] groups what has
-//! queued up into one disk transaction; [`disk`] makes it durable; [`rows`] is the format;
-//! [`files`] is the directory and its lock; [`alarm`] wakes the writer when a lease ends.
+//! Owns opening, the bounded queue to the writer, and the reading side. `writer` groups what has
+//! queued up into one disk transaction; `disk` makes it durable; `rows` is the format; `files` is
+//! the directory and its lock; `alarm` wakes the writer when a lease ends.
 //!
 //! Invariant: the image is never ahead of the disk. A reader sees only what a crash cannot undo.
 

@@ -80,6 +80,14 @@ enum Next {
     Stop(Option<oneshot::Sender<()>>),
 }
 
+/// Requests that become durable together.
+struct Group<'a> {
+    draft: Draft<'a>,
+    verdicts: Verdicts,
+    count: usize,
+    bytes: usize,
+}
+
 /// Verdicts that wait for the disk.
 #[derive(Default)]
 struct Verdicts {
@@ -139,36 +147,19 @@ impl Writer {
 
     /// Decides, writes, shows and answers one group of requests.
     fn group(&mut self, first: Request, queue: &mut mpsc::Receiver<Request>) -> Next {
-        let now = self.clock.uptime();
         let shared = Arc::clone(&self.shared);
         let Ok(image) = shared.image.read() else { return Next::Stop(None) };
-        let mut draft = Draft::new(&image, self.bounds);
-        let mut verdicts = Verdicts::default();
-        let mut next = Next::Continue;
-        self.end_leases(&mut draft, now);
-        let (mut request, mut count, mut bytes) = (Some(first), 0, 0);
-        while let Some(taken) = request {
-            count += 1;
-            match taken {
-                Request::Commit { txn, reply } => {
-                    bytes += txn.bytes();
-                    verdicts.push(reply, draft.txn(&txn));
-                }
-                Request::Grant { ttl, reply } => verdicts.push(reply, draft.grant(ttl)),
-                Request::KeepAlive { lease, reply } => self.keep_alive(&draft, lease, reply, &mut verdicts),
-                Request::Revoke { lease, reply } => verdicts.push(reply, draft.end_lease(lease)),
-                Request::Compact { revision, reply } => verdicts.push(reply, draft.compact(revision)),
-                Request::LeaseEnded => {}
-                Request::Close { reply } => {
-                    next = Next::Stop(Some(reply));
-                    break;
-                }
-            }
-            let full = count >= MAX_GROUP || bytes >= MAX_GROUP_BYTES;
-            request = if full { None } else { queue.try_recv().ok() };
-        }
+        let mut group = Group {
+            draft: Draft::new(&image, self.bounds),
+            verdicts: Verdicts::default(),
+            count: 0,
+            bytes: 0,
+        };
+        self.end_leases(&mut group.draft);
+        let next = self.gather(&mut group, first, queue);
+        let Group { draft, verdicts, .. } = group;
         let changes = draft.finish();
-        let written = if changes.is_empty() { Ok(()) } else { self.write(&changes, &image, now) };
+        let written = if changes.is_empty() { Ok(()) } else { self.write(&changes, &image) };
         drop(image);
         match &written {
             Ok(()) => self.show(changes),
@@ -179,8 +170,37 @@ impl Writer {
         next
     }
 
+    /// Decides `first` and what else has queued up, as far as it fits into one group.
+    fn gather(&mut self, group: &mut Group<'_>, first: Request, queue: &mut mpsc::Receiver<Request>) -> Next {
+        let mut next = self.decide(group, first);
+        while matches!(next, Next::Continue) && group.count < MAX_GROUP && group.bytes < MAX_GROUP_BYTES {
+            let Ok(request) = queue.try_recv() else { break };
+            next = self.decide(group, request);
+        }
+        next
+    }
+
+    fn decide(&mut self, group: &mut Group<'_>, request: Request) -> Next {
+        let Group { draft, verdicts, count, bytes } = group;
+        *count += 1;
+        match request {
+            Request::Commit { txn, reply } => {
+                *bytes += txn.bytes();
+                verdicts.push(reply, draft.txn(&txn));
+            }
+            Request::Grant { ttl, reply } => verdicts.push(reply, draft.grant(ttl)),
+            Request::KeepAlive { lease, reply } => self.keep_alive(draft, lease, reply, verdicts),
+            Request::Revoke { lease, reply } => verdicts.push(reply, draft.end_lease(lease)),
+            Request::Compact { revision, reply } => verdicts.push(reply, draft.compact(revision)),
+            Request::LeaseEnded => {}
+            Request::Close { reply } => return Next::Stop(Some(reply)),
+        }
+        Next::Continue
+    }
+
     /// Ends the leases whose time is over, unless the disk is known to refuse it.
-    fn end_leases(&self, draft: &mut Draft<'_>, now: Duration) {
+    fn end_leases(&self, draft: &mut Draft<'_>) {
+        let now = self.clock.uptime();
         if self.pause.as_ref().is_some_and(|(until, _)| now < *until) {
             return;
         }
@@ -204,20 +224,20 @@ impl Writer {
     }
 
     /// Makes the changes durable, or says why they are not.
-    fn write(&mut self, changes: &Changes, image: &super::Image, now: Duration) -> Result<(), StoreError> {
+    fn write(&mut self, changes: &Changes, image: &super::Image) -> Result<(), StoreError> {
+        let now = self.clock.uptime();
         if let Some((until, cause)) = &self.pause
             && now < *until
         {
             return Err(StoreError::Unavailable { source: Arc::clone(cause) });
         }
-        let started = self.clock.uptime();
         match self.disk.write(changes, image) {
             Ok(()) => {
                 if self.pause.take().is_some() {
                     tracing::info!("the store can be written again");
                 }
                 self.metrics.commits.inc();
-                self.metrics.commit_duration.observe((self.clock.uptime() - started).as_secs_f64());
+                self.metrics.commit_duration.observe((self.clock.uptime() - now).as_secs_f64());
                 Ok(())
             }
             Err(failure) => {
