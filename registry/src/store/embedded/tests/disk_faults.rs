@@ -155,9 +155,12 @@ async fn writes_that_wait_for_the_disk_share_the_next_sync() {
         let store = Arc::clone(&store);
         tasks.spawn(async move { put(&*store, &format!("/k/{number}"), "1").await });
     }
-    while faulty.host.metrics.waiting.get() < WRITES as i64 {
-        tokio::task::yield_now().await;
-    }
+    let all_wait = async {
+        while faulty.host.metrics.waiting.get() < WRITES as i64 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), all_wait).await.expect("nothing waits for the disk");
     faulty.switch.release();
     let mut revisions: Vec<u64> = tasks.join_all().await.into_iter().map(|revision| revision.0).collect();
     revisions.sort_unstable();
