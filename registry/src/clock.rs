@@ -18,11 +18,13 @@ const RECHECK: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub struct Clock {
     source: Source,
+    /// The instant at which uptime was zero.
+    started: Instant,
 }
 
 #[derive(Clone, Debug)]
 enum Source {
-    System { started: Instant },
+    System,
     Test(Arc<watch::Sender<Reading>>),
 }
 
@@ -37,20 +39,22 @@ impl Clock {
     /// Returns the clock of the machine, with an uptime that starts now.
     #[expect(clippy::disallowed_methods, reason = "this is the time source of the plane")]
     pub fn system() -> Self {
-        Self { source: Source::System { started: Instant::now() } }
+        Self { source: Source::System, started: Instant::now() }
     }
 
     /// Returns a clock that stands at `wall` until its [`TestClock`] moves it.
+    #[expect(clippy::disallowed_methods, reason = "an origin for instants; nothing is measured from it but uptime")]
     pub fn test(wall: SystemTime) -> (Self, TestClock) {
         let hands = Arc::new(watch::Sender::new(Reading { wall, uptime: Duration::ZERO }));
-        (Self { source: Source::Test(Arc::clone(&hands)) }, TestClock { hands })
+        let source = Source::Test(Arc::clone(&hands));
+        (Self { source, started: Instant::now() }, TestClock { hands })
     }
 
     /// Returns the wall time. It may go backwards between two calls.
     #[expect(clippy::disallowed_methods, reason = "this is the time source of the plane")]
     pub fn now(&self) -> SystemTime {
         match &self.source {
-            Source::System { .. } => SystemTime::now(),
+            Source::System => SystemTime::now(),
             Source::Test(hands) => hands.borrow().wall,
         }
     }
@@ -58,9 +62,14 @@ impl Clock {
     /// Returns the time since this clock was made. It never goes backwards.
     pub fn uptime(&self) -> Duration {
         match &self.source {
-            Source::System { started } => started.elapsed(),
+            Source::System => self.started.elapsed(),
             Source::Test(hands) => hands.borrow().uptime,
         }
+    }
+
+    /// Returns uptime as an instant, for deciders that take one. Only instants of one clock are comparable.
+    pub fn instant(&self) -> Instant {
+        self.started + self.uptime()
     }
 
     /// Waits until the wall clock shows `deadline`; returns at once if it does already.
@@ -68,7 +77,7 @@ impl Clock {
     /// The wall clock is read again at least every 30 s. Cancel-safe.
     pub async fn sleep_until(&self, deadline: SystemTime) {
         match &self.source {
-            Source::System { .. } => {
+            Source::System => {
                 while let Ok(left) = deadline.duration_since(self.now()) {
                     if left.is_zero() {
                         return;
@@ -83,7 +92,7 @@ impl Clock {
     /// Waits until [`Self::uptime`] is at least `deadline`. Cancel-safe.
     pub async fn sleep_until_uptime(&self, deadline: Duration) {
         match &self.source {
-            Source::System { .. } => {
+            Source::System => {
                 while let Some(left) = deadline.checked_sub(self.uptime()).filter(|left| !left.is_zero()) {
                     tokio::time::sleep(left).await;
                 }

@@ -6,25 +6,43 @@
 //! agents ──registration──▶ store            (catalog + liveness)
 //! ```
 
+pub mod attest;
+pub mod authority;
+pub mod bootstrap;
 pub mod catalog;
 pub mod clock;
+pub mod config;
 pub mod core;
 pub mod discovery;
 pub mod enrollment;
+pub mod gate;
+pub mod identity_service;
+pub mod issuance;
+pub mod issuer;
 pub mod keeper;
 pub mod layout;
+pub mod listeners;
 pub mod liveness;
 pub mod management;
 pub mod metrics;
 pub mod nodes;
 pub mod presence;
+pub mod private;
 pub mod records;
 pub mod refusal;
 pub mod registration;
+pub mod renewals;
 pub mod roles;
+pub mod server;
 pub mod store;
+pub mod telemetry;
+pub mod throttle;
+pub mod timestamp;
 pub mod view;
+pub mod wire;
 pub mod world;
 
+#[cfg(test)]
+mod harness;
 #[cfg(test)]
 mod samples;

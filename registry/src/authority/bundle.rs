@@ -1,0 +1,85 @@
+//! The trust bundle as the store keeps it: the roots and a sequence number that grows with each change of them.
+
+use std::collections::BTreeSet;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use rustls_pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
+use weft_identity::{bundle::TrustBundle, spiffe::TrustDomain};
+
+use super::AuthorityFailure;
+use crate::{
+    layout,
+    store::{Entry, Expected, Store, StoreError},
+};
+
+/// How often a lost race for the record is run again.
+const ATTEMPTS: usize = 5;
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct RawBundle {
+    sequence: u64,
+    roots: Vec<String>,
+}
+
+/// The stored bundle of `trust_domain`; `None` before the first start.
+///
+/// # Errors
+///
+/// [`AuthorityFailure`] when it cannot be read.
+pub(super) async fn stored(
+    store: &dyn Store,
+    trust_domain: &TrustDomain,
+) -> Result<Option<TrustBundle>, AuthorityFailure> {
+    let entry = store.get(&layout::bundle(trust_domain)).await?;
+    entry.as_ref().map(|entry| decode(trust_domain, entry)).transpose()
+}
+
+/// Makes `roots` the stored bundle of `trust_domain` and returns it. Nothing is written when they stand there already.
+///
+/// # Errors
+///
+/// [`AuthorityFailure`]; then the bundle may be the one before.
+pub(super) async fn publish(
+    store: &dyn Store,
+    trust_domain: &TrustDomain,
+    roots: Vec<CertificateDer<'static>>,
+) -> Result<TrustBundle, AuthorityFailure> {
+    let key = layout::bundle(trust_domain);
+    let wanted: BTreeSet<&[u8]> = roots.iter().map(|root| root.as_ref()).collect();
+    for _ in 0..ATTEMPTS {
+        let entry = store.get(&key).await?;
+        let before = entry.as_ref().map(|entry| decode(trust_domain, entry)).transpose()?;
+        if let Some(before) = &before
+            && before.roots().map(|root| root.as_ref()).collect::<BTreeSet<_>>() == wanted
+        {
+            return Ok(before.clone());
+        }
+        let sequence = before.map_or(0, |bundle| bundle.sequence()).saturating_add(1);
+        let bundle = TrustBundle::new(trust_domain.clone(), roots.clone(), sequence)?;
+        let expected = entry.map_or(Expected::Absent, |entry| Expected::Unchanged(entry.mod_revision));
+        match store.put(key.clone(), encode(&bundle), expected, None).await {
+            Ok(_) => return Ok(bundle),
+            Err(StoreError::Conflict(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(AuthorityFailure::BundleContended)
+}
+
+fn encode(bundle: &TrustBundle) -> Bytes {
+    let roots = bundle.roots().map(|root| STANDARD.encode(root)).collect();
+    let raw = RawBundle { sequence: bundle.sequence(), roots };
+    serde_json::to_vec(&raw).expect("texts and numbers always serialise").into()
+}
+
+fn decode(trust_domain: &TrustDomain, entry: &Entry) -> Result<TrustBundle, AuthorityFailure> {
+    let damaged = |why: String| AuthorityFailure::BundleDamaged { why };
+    let raw: RawBundle = serde_json::from_slice(&entry.value).map_err(|error| damaged(error.to_string()))?;
+    let root = |text: &String| STANDARD.decode(text).map(CertificateDer::from);
+    let roots: Result<Vec<_>, _> = raw.roots.iter().map(root).collect();
+    let roots = roots.map_err(|error| damaged(error.to_string()))?;
+    Ok(TrustBundle::new(trust_domain.clone(), roots, raw.sequence)?)
+}

@@ -1,0 +1,224 @@
+//! The authority on disk: one private file, so that a crash leaves the old authority or the new one, whole.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use serde::{Deserialize, Serialize};
+use weft_identity::ca::{AuthorityParts, KeyPart, PreparedPart, RetiredPart};
+use zeroize::Zeroizing;
+
+use crate::{
+    private::{self, PrivateError},
+    timestamp::{from_unix_seconds, unix_seconds},
+};
+
+/// The format that this version writes and reads.
+const FORMAT: u32 = 1;
+
+/// Where the authority of the server with `state_dir` lies.
+#[must_use]
+pub(super) fn path(state_dir: &Path) -> PathBuf {
+    state_dir.join("ca").join("authority.json")
+}
+
+/// Why the authority cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// The file or its directory.
+    #[error(transparent)]
+    File(#[from] PrivateError),
+    /// What stands in it is not an authority.
+    #[error("{} holds no authority: {why}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// Reads the authority; `None` before the first start.
+///
+/// # Errors
+///
+/// [`DiskError`]: open to others, damaged, or of a newer version.
+pub(super) fn load(path: &Path) -> Result<Option<AuthorityParts>, DiskError> {
+    let damaged = |why: &dyn fmt::Display| DiskError::Damaged { path: path.into(), why: why.to_string() };
+    let Some(bytes) = private::read(path)? else { return Ok(None) };
+    let raw: RawAuthority = serde_json::from_slice(&bytes).map_err(|error| damaged(&error))?;
+    if raw.format != FORMAT {
+        return Err(damaged(&format_args!("it has format {}, known is {FORMAT}", raw.format)));
+    }
+    raw.into_parts().map(Some).map_err(|why| damaged(&why))
+}
+
+/// Writes the authority, durably and at once.
+///
+/// # Errors
+///
+/// [`DiskError::File`]; then the old authority is still there.
+pub(super) fn store(path: &Path, parts: &AuthorityParts) -> Result<(), DiskError> {
+    if let Some(folder) = path.parent() {
+        private::directory(folder)?;
+    }
+    let text = serde_json::to_vec_pretty(&RawAuthority::from(parts));
+    let text = Zeroizing::new(text.expect("texts and numbers always serialise"));
+    Ok(private::write(path, &text)?)
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct RawAuthority {
+    format: u32,
+    trust_domain: String,
+    instance: String,
+    root: RawPart,
+    prepared: Option<RawPrepared>,
+    retired: Vec<RawRetired>,
+    intermediate: RawPart,
+    high_water: u64,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct RawPart {
+    certificate: String,
+    #[serde(with = "secret")]
+    key: Zeroizing<String>,
+}
+
+/// A text that is wiped when it is dropped.
+mod secret {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use zeroize::Zeroizing;
+
+    pub(super) fn serialize<S: Serializer>(text: &Zeroizing<String>, writer: S) -> Result<S::Ok, S::Error> {
+        text.as_str().serialize(writer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(reader: D) -> Result<Zeroizing<String>, D::Error> {
+        String::deserialize(reader).map(Zeroizing::new)
+    }
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct RawPrepared {
+    authority: RawPart,
+    since: u64,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct RawRetired {
+    certificate: String,
+    at: u64,
+}
+
+impl From<&KeyPart> for RawPart {
+    fn from(part: &KeyPart) -> Self {
+        Self { certificate: part.certificate_pem.clone(), key: part.key_pem.clone() }
+    }
+}
+
+impl From<RawPart> for KeyPart {
+    fn from(raw: RawPart) -> Self {
+        Self { certificate_pem: raw.certificate, key_pem: raw.key }
+    }
+}
+
+impl From<&AuthorityParts> for RawAuthority {
+    fn from(parts: &AuthorityParts) -> Self {
+        let prepared = |part: &PreparedPart| RawPrepared {
+            authority: (&part.authority).into(),
+            since: unix_seconds(part.since),
+        };
+        let retired = |part: &RetiredPart| RawRetired {
+            certificate: part.certificate_pem.clone(),
+            at: unix_seconds(part.at),
+        };
+        Self {
+            format: FORMAT,
+            trust_domain: parts.trust_domain.to_string(),
+            instance: parts.instance.clone(),
+            root: (&parts.root).into(),
+            prepared: parts.prepared.as_ref().map(prepared),
+            retired: parts.retired.iter().map(retired).collect(),
+            intermediate: (&parts.intermediate).into(),
+            high_water: unix_seconds(parts.high_water),
+        }
+    }
+}
+
+impl RawAuthority {
+    fn into_parts(self) -> Result<AuthorityParts, String> {
+        let prepared = self.prepared.map(|raw| -> Result<_, String> {
+            Ok(PreparedPart { authority: raw.authority.into(), since: time(raw.since)? })
+        });
+        let retired = self.retired.into_iter().map(|raw| -> Result<_, String> {
+            Ok(RetiredPart { certificate_pem: raw.certificate, at: time(raw.at)? })
+        });
+        Ok(AuthorityParts {
+            trust_domain: self.trust_domain.parse().map_err(|error| format!("trustDomain: {error}"))?,
+            instance: self.instance,
+            root: self.root.into(),
+            prepared: prepared.transpose()?,
+            retired: retired.collect::<Result<_, _>>()?,
+            intermediate: self.intermediate.into(),
+            high_water: time(self.high_water)?,
+        })
+    }
+}
+
+fn time(seconds: u64) -> Result<SystemTime, String> {
+    from_unix_seconds(seconds).ok_or_else(|| format!("{seconds} is not a time"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
+
+    use weft_identity::ca::CertificateAuthority;
+
+    use super::*;
+
+    fn authority() -> AuthorityParts {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let mut ca = CertificateAuthority::create(&"corp.example".parse().unwrap(), "a", now).unwrap();
+        ca.roll_root(now).unwrap();
+        ca.activate_root(now).unwrap();
+        ca.roll_root(now).unwrap();
+        ca.to_parts()
+    }
+
+    #[test]
+    fn an_authority_comes_back_whole_and_nobody_else_can_read_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = path(temp.path());
+        assert!(load(&path).unwrap().is_none());
+        let parts = authority();
+        store(&path, &parts).unwrap();
+        assert!(parts.prepared.is_some() && parts.retired.len() == 1);
+        assert_eq!(load(&path).unwrap(), Some(parts));
+        for (path, mode) in [(path.as_path(), 0o600), (path.parent().unwrap(), 0o700)] {
+            assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o7777, mode);
+        }
+    }
+
+    #[test]
+    fn a_cut_or_newer_file_is_no_authority() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = path(temp.path());
+        store(&path, &authority()).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        for broken in [&text[..text.len() / 2], &text.replace("\"format\": 1", "\"format\": 2"), "{}"] {
+            private::write(&path, broken.as_bytes()).unwrap();
+            let refused = load(&path).unwrap_err();
+            assert!(matches!(&refused, DiskError::Damaged { .. }), "{refused}");
+            assert!(!refused.to_string().contains("PRIVATE"), "{refused}");
+        }
+    }
+}

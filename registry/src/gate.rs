@@ -1,0 +1,286 @@
+//! The one door of every service: who asks, and whether the method is theirs to call.
+//!
+//! A tower layer in front of all services. It knows the caller from the connection ([`ConnectInfo`] of TLS, [`PeerCred`]
+//! of the Unix socket), judges the certificate again on every request (its end, the bundle, bans: API-14, ISS-02), looks
+//! the role up and the method's row, and only then lets the request through, with the [`Caller`] in its extensions.
+//!
+//! Invariants: a path that is not in the table is UNIMPLEMENTED for everybody, before anything is known of the caller
+//! (API-04); whatever is not allowed is denied.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
+
+use futures_util::future::BoxFuture;
+use http_body_util::BodyExt;
+use nix::unistd::geteuid;
+use tonic::{
+    Code, Status,
+    body::Body,
+    codegen::http::{Request, Response},
+};
+use tower::{Layer, Service};
+use tracing::{debug, warn};
+use weft_api::channel::{ConnectInfo, PeerCred, client_network};
+use weft_identity::{
+    spiffe::{IdKind, SpiffeId, TrustDomain},
+    tls::{BundleSlot, PeerIdentity, still_trusted},
+};
+use weft_policy::code;
+
+use crate::{
+    clock::Clock,
+    keeper::WorldHandle,
+    refusal::{Refusal, catalogued},
+    roles::{Access, Caller, Role, Source, Table},
+    telemetry::GateMetrics,
+};
+
+/// Decides who comes in. A clone is the same gate.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    table: Table,
+    clock: Clock,
+    world: WorldHandle,
+    trust_domain: TrustDomain,
+    bundles: BundleSlot,
+    metrics: GateMetrics,
+    own_uid: u32,
+    per_client: u32,
+    open: Mutex<HashMap<ClientKey, u32>>,
+}
+
+/// Who counts as one client for the bound on open calls.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+enum ClientKey {
+    Identity(SpiffeId),
+    Network(IpAddr),
+    Uid(u32),
+}
+
+/// What the gate needs to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Who may call what.
+    pub table: Table,
+    /// The time.
+    pub clock: Clock,
+    /// Roles of people, bans of nodes.
+    pub world: WorldHandle,
+    /// The mesh's own.
+    pub trust_domain: TrustDomain,
+    /// What is trusted now.
+    pub bundles: BundleSlot,
+    /// What is counted.
+    pub metrics: GateMetrics,
+    /// Calls that one client may have open.
+    pub per_client: u32,
+}
+
+impl Gate {
+    /// A gate for callers of this process's own user, root, and those who have certificates.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        let Settings { table, clock, world, trust_domain, bundles, metrics, per_client } = settings;
+        let own_uid = geteuid().as_raw();
+        let open = Mutex::default();
+        let inner = Inner { table, clock, world, trust_domain, bundles, metrics, own_uid, per_client, open };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The caller behind a request, or why the request is refused.
+    fn admit<B>(&self, request: &Request<B>) -> Result<(Caller, Place), Refusal> {
+        let path = request.uri().path();
+        let access = self.inner.table.get(path).copied().ok_or_else(unimplemented)?;
+        let caller = self.inner.caller(request)?;
+        if !access.allows(&caller) {
+            return Err(self.inner.denied(&caller, access, path));
+        }
+        let place = self.take(&caller)?;
+        Ok((caller, place))
+    }
+
+    fn take(&self, caller: &Caller) -> Result<Place, Refusal> {
+        let key = match (&caller.identity, caller.source) {
+            (Some(identity), _) => ClientKey::Identity(identity.clone()),
+            (None, Source::Remote { addr }) => ClientKey::Network(client_network(addr.ip())),
+            (None, Source::Local { uid }) => ClientKey::Uid(uid),
+        };
+        let mut open = self.inner.open();
+        let count = open.entry(key.clone()).or_insert(0);
+        if *count >= self.inner.per_client {
+            let what = format!("{caller} has {count} calls open, no more are taken");
+            return Err(Refusal::exhausted(code::TOO_MANY_STREAMS, what));
+        }
+        *count += 1;
+        Ok(Place { gate: self.clone(), key })
+    }
+}
+
+impl Inner {
+    fn caller<B>(&self, request: &Request<B>) -> Result<Caller, Refusal> {
+        let extensions = request.extensions();
+        if let Some(info) = extensions.get::<ConnectInfo>() {
+            return self.remote(info);
+        }
+        let Some(cred) = extensions.get::<PeerCred>() else {
+            return Err(unauthenticated("nothing is known of the connection"));
+        };
+        let role = if cred.uid == self.own_uid || cred.uid == 0 { Role::Admin } else { Role::Anonymous };
+        let source = Source::Local { uid: cred.uid };
+        Ok(Caller { identity: None, role, scope: None, source, peer: None })
+    }
+
+    fn remote(&self, info: &ConnectInfo) -> Result<Caller, Refusal> {
+        let source = Source::Remote { addr: info.remote_addr };
+        let Some(peer) = &info.peer else {
+            return Ok(Caller { identity: None, role: Role::Anonymous, scope: None, source, peer: None });
+        };
+        self.still_proven(info, peer)?;
+        let (role, scope) = self.role(peer)?;
+        Ok(Caller { identity: Some(peer.id.clone()), role, scope, source, peer: Some(peer.clone()) })
+    }
+
+    /// Whether the handshake's proof still holds: a connection lives longer than what it was made with (API-14).
+    fn still_proven(&self, info: &ConnectInfo, peer: &PeerIdentity) -> Result<(), Refusal> {
+        let now = self.clock.now();
+        if now >= peer.not_after {
+            return Err(unauthenticated(format!("the certificate of {} has expired", peer.id)));
+        }
+        if peer.id.trust_domain() != &self.trust_domain {
+            return Err(unauthenticated(format!("{} is of another trust domain", peer.id)));
+        }
+        let judged = still_trusted(&info.chain, &self.bundles.load(), now);
+        judged.map(drop).map_err(|error| unauthenticated(error.to_string()))
+    }
+
+    fn role(
+        &self,
+        peer: &PeerIdentity,
+    ) -> Result<(Role, Option<std::collections::BTreeSet<weft_policy::name::Namespace>>), Refusal> {
+        let catalog = self.world.catalog();
+        match peer.id.kind() {
+            IdKind::Node(name) => {
+                let node = name
+                    .parse()
+                    .ok()
+                    .and_then(|name: weft_policy::name::NodeName| catalog.nodes().get(&name));
+                let serial = peer.serial.to_string();
+                if node.is_none_or(|node| node.record.banned.contains(&serial)) {
+                    let what = format!("node {name} is not known with this certificate; it must join again");
+                    return Err(Refusal::denied(code::IDENTITY_BANNED, what));
+                }
+                Ok((Role::Node, None))
+            }
+            IdKind::User(name) => Ok(catalog.users().get(name).map_or((Role::Anonymous, None), |user| {
+                let namespaces = user.record.namespaces.as_ref();
+                (user.record.role, namespaces.map(|names| names.iter().cloned().collect()))
+            })),
+            IdKind::Server(_) | IdKind::Workload { .. } | IdKind::Other => Ok((Role::Anonymous, None)),
+        }
+    }
+
+    fn denied(&self, caller: &Caller, access: Access, path: &str) -> Refusal {
+        warn!(target: "audit", who = %caller, path, needed = %access, "refused");
+        if caller.identity.is_none() && matches!(caller.source, Source::Remote { .. }) {
+            return unauthenticated(format!("this needs {access}, and no certificate was shown"));
+        }
+        Refusal::not_permitted(format!("this needs {access}; {caller} has the role {}", caller.role.as_str()))
+    }
+
+    fn open(&self) -> std::sync::MutexGuard<'_, HashMap<ClientKey, u32>> {
+        // Counting cannot panic half-way.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One open call of a client, until its answer has ended.
+#[derive(Debug)]
+struct Place {
+    gate: Gate,
+    key: ClientKey,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.gate.inner.open();
+        if let Some(count) = open.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.key);
+            }
+        }
+    }
+}
+
+fn unimplemented() -> Refusal {
+    Refusal::new(Code::Unimplemented, catalogued(code::VERSION_SKEW, "the server has no such method"))
+}
+
+fn unauthenticated(what: impl Into<String>) -> Refusal {
+    Refusal::new(Code::Unauthenticated, catalogued(code::UNAUTHENTICATED, what))
+}
+
+impl<S> Layer<S> for Gate {
+    type Service = Guarded<S>;
+
+    fn layer(&self, inner: S) -> Guarded<S> {
+        Guarded { gate: self.clone(), inner }
+    }
+}
+
+/// Services behind the gate.
+#[derive(Clone, Debug)]
+pub struct Guarded<S> {
+    gate: Gate,
+    inner: S,
+}
+
+impl<S> Service<Request<Body>> for Guarded<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        match self.gate.admit(&request) {
+            Ok((caller, place)) => {
+                request.extensions_mut().insert(caller);
+                let answer = self.inner.call(request);
+                Box::pin(async move {
+                    let response = answer.await?;
+                    // The place is given back when the last byte of the answer is out, or the stream is dropped.
+                    Ok(response.map(|body| {
+                        Body::new(body.map_frame(move |frame| {
+                            let _held = &place;
+                            frame
+                        }))
+                    }))
+                })
+            }
+            Err(refusal) => {
+                let metrics = &self.gate.inner.metrics;
+                metrics.refused(refusal.faults().first().map_or("", |fault| &fault.code));
+                debug!(path = request.uri().path(), code = ?refusal.code(), "request refused at the gate");
+                let response = Status::from(refusal).into_http();
+                Box::pin(std::future::ready(Ok(response)))
+            }
+        }
+    }
+}

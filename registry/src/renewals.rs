@@ -1,0 +1,132 @@
+//! The chain of an agent's own certificates: each renewal presents the newest one (ISS-04).
+//!
+//! Two copies of one state directory cannot both go on: when one has renewed and used what it got, the other's
+//! certificate is no longer the newest. The answer to a renewal can be lost, so the one before is good for one more try,
+//! until the new one has been presented.
+//!
+//! ```text
+//! confirmed ──renewal──▶ confirmed + pending ──pending is presented──▶ confirmed (the former pending)
+//!                              └──confirmed is presented again──▶ the pending one is banned, another is pending
+//! ```
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tonic::Code;
+use tracing::warn;
+use weft_identity::{ca::IssuedSvid, svid::Serial};
+use weft_policy::{code, name::NodeName};
+
+use crate::{
+    core::Core,
+    issuer::Beside,
+    layout,
+    records::{NodeRecord, Record},
+    refusal::{Refusal, catalogued},
+    roles::Caller,
+    store::{Compare, Entry, Key, Op},
+};
+
+/// The most banned serial numbers of one node. An agent that loses that many answers within the life of a certificate
+/// is broken; the oldest, which expire first, are forgotten.
+const MAX_BANNED: usize = 256;
+
+/// Serial numbers of an agent's own certificates, in hexadecimal.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Chain {
+    /// The newest that was presented.
+    pub confirmed: String,
+    /// The one issued after it, which may have been lost on the way.
+    pub pending: Option<String>,
+}
+
+/// A renewal that is allowed: what it was checked against, and what changes with the new certificate.
+#[derive(Clone, Debug)]
+pub struct Renewal {
+    node: NodeName,
+    record: NodeRecord,
+    confirmed: String,
+    compares: Vec<Compare>,
+}
+
+/// Whether the agent of `node` that presents `caller`'s certificate may renew it.
+///
+/// # Errors
+///
+/// A refusal when the certificate is not the newest, is banned, or the node is not known.
+pub async fn check(core: &Core, caller: &Caller, node: &NodeName) -> Result<Renewal, Refusal> {
+    let presented = caller.peer.as_ref().map(|peer| peer.serial.to_string());
+    let Some(presented) = presented else {
+        return Err(Refusal::not_permitted("a certificate is renewed on a connection that proves it"));
+    };
+    let (node_key, chain_key) = (layout::node(node), layout::renewals(node));
+    let (node_entry, chain_entry) = (core.store.get(&node_key).await?, core.store.get(&chain_key).await?);
+    let banned = || {
+        Refusal::denied(
+            code::IDENTITY_BANNED,
+            format!("node {node} may not renew this certificate; it must join again"),
+        )
+    };
+    let Some(node_entry) = node_entry else { return Err(banned()) };
+    let mut record = NodeRecord::decode(&node_entry.value).map_err(|_| unreadable(&node_key))?;
+    let chain = chain_entry.as_ref().map(|entry| decode(entry, &chain_key)).transpose()?;
+    let Some(chain) = chain else { return Err(banned()) };
+    if record.banned.contains(&presented) {
+        return Err(banned());
+    }
+    if chain.confirmed == presented {
+        // What was pending is lost, or in the hands of a copy: it is not good any more.
+        record.banned.extend(chain.pending);
+        record.banned.drain(..record.banned.len().saturating_sub(MAX_BANNED));
+    } else if chain.pending.as_ref() != Some(&presented) {
+        warn!(target: "audit", %node, %presented, "refused: an older certificate renews; its state may have been copied");
+        return Err(banned());
+    }
+    let compares = [Some(node_entry), chain_entry].into_iter().flatten().map(unchanged).collect();
+    Ok(Renewal { node: node.clone(), record, confirmed: presented, compares })
+}
+
+impl Renewal {
+    /// What changes with the new certificate.
+    #[must_use]
+    pub fn with(mut self, issued: &IssuedSvid) -> Beside {
+        let serial = issued.serial.to_string();
+        self.record.serial = Some(serial.clone());
+        let chain = Chain { confirmed: self.confirmed, pending: Some(serial) };
+        Beside {
+            compares: self.compares,
+            ops: vec![put(layout::node(&self.node), self.record.encode()), start(&self.node, &chain)],
+        }
+    }
+}
+
+/// Writes a chain.
+#[must_use]
+pub fn start(node: &NodeName, chain: &Chain) -> Op {
+    put(layout::renewals(node), serde_json::to_vec(chain).expect("texts always serialise").into())
+}
+
+/// The chain of an agent that has just joined.
+#[must_use]
+pub fn first(serial: &Serial) -> Chain {
+    Chain { confirmed: serial.to_string(), pending: None }
+}
+
+fn put(key: Key, value: Bytes) -> Op {
+    Op::Put { key, value, lease: None }
+}
+
+fn unchanged(entry: Entry) -> Compare {
+    Compare::Unchanged { key: entry.key, mod_revision: entry.mod_revision }
+}
+
+fn decode(entry: &Entry, key: &Key) -> Result<Chain, Refusal> {
+    serde_json::from_slice(&entry.value).map_err(|_| unreadable(key))
+}
+
+fn unreadable(key: &Key) -> Refusal {
+    Refusal::new(
+        Code::DataLoss,
+        catalogued(code::UNREADABLE_RECORD, format!("the record {key} cannot be read")),
+    )
+}
