@@ -545,7 +545,7 @@ mod tests {
             source: io::ErrorKind::ConnectionRefused.into(),
         };
         let fault = error.fault();
-        assert_eq!(fault.code, "W1008");
+        assert_eq!(fault.code.as_ref(), "W1008");
         assert!(fault.what.contains("127.0.0.1:8081"));
         assert!(fault.why[0].contains("refused"), "{:?}", fault.why);
         assert!(!fault.fix.is_empty());

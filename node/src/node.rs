@@ -312,7 +312,7 @@ fn local_addr(sockets: &[std::net::UdpSocket]) -> Result<SocketAddr, NodeError> 
 fn interception(shared: &Shared) -> Result<Interception, NodeError> {
     let config = &shared.config;
     let port = Some(config.listen.proxy.port()).filter(|port| *port != 0);
-    Interception::new(config.limits.head, config.limits.connections, port).map_err(|error| {
+    Interception::new(config.head_limits(), config.connections(), port).map_err(|error| {
         let what = "this host does not tell who a local caller is";
         NodeError(Fault::new(code::NOT_SUPPORTED_HERE, what).why(error.to_string()))
     })
@@ -359,7 +359,7 @@ fn make_shared(
         trust_domain: kept.trust_domain.clone(),
         cluster: kept.record.cluster.clone(),
         boot: kept.boot,
-        flows: FlowTable::new(config.limits.flows),
+        flows: FlowTable::new(config.max_flows()),
         rng: Mutex::new(StdRng::from_os_rng()),
         planes: Mutex::default(),
         locals: LocalWorkloads::default(),

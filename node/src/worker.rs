@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, warn};
 use weft_api::fault::Fault;
-use weft_overlay::{EndpointKeys, Overlay, OverlayMetrics, PoolSettings, TunnelPool};
+use weft_overlay::{EndpointKeys, Overlay, OverlayMetrics, TunnelPool};
 
 use crate::{
     inbound::Inbound,
@@ -64,7 +64,7 @@ fn run(parts: Parts) {
 }
 
 async fn work(mut parts: Parts) {
-    let transport = parts.shared.config.limits.transport.clone();
+    let transport = parts.shared.config.transport();
     let metrics = Arc::clone(&parts.overlay_metrics);
     let bound = Overlay::bind(parts.socket, parts.server, transport, &parts.keys, Arc::clone(&metrics));
     let overlay = match bound {
@@ -78,7 +78,7 @@ async fn work(mut parts: Parts) {
             return;
         }
     };
-    let pool = TunnelPool::new(overlay.clone(), PoolSettings::default(), metrics);
+    let pool = TunnelPool::new(overlay.clone(), parts.shared.config.pool(), metrics);
     let plane = Plane { overlay: overlay.clone(), pool: pool.clone() };
     let tasks = TaskTracker::new();
     let inbound = Inbound::new(Arc::clone(&parts.shared), tasks.clone());

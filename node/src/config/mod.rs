@@ -1,223 +1,268 @@
-//! What an agent is told in `agent.yaml`, with every default.
+//! What an agent is told in `agent.yaml`, by environment and by flags, with every default.
 //!
-//! [`Config::parse`] is the only door. Serde types stop in `raw.rs`. Unknown keys are faults with the nearest known key;
-//! each value knows where it came from ([`Config::origins`]).
+//! [`Config::parse`] and [`Config::read`] are the only doors: serde types stop in `raw.rs`, text becomes a type in
+//! `value.rs`. Unknown keys are faults with the nearest known key, line and column; all faults of the values are told at
+//! once; each value knows where it came from ([`Config::origins`]).
 
+mod limits;
+mod origin;
 mod raw;
+mod value;
 
 use std::{
-    collections::BTreeMap,
-    fmt,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    num::{NonZeroU16, NonZeroU32},
+    num::NonZeroU16,
     path::{Path, PathBuf},
-    str::FromStr,
-    time::Duration,
 };
 
-use weft_api::{duration::format_duration, fault::Fault, manifest::strict};
+use weft_api::{fault::Fault, manifest::strict};
 use weft_identity::spiffe::dns_label;
-use weft_overlay::{AdmissionSettings, TransportSettings};
+use weft_overlay::{PoolSettings, TransportSettings};
 use weft_policy::{
-    code,
+    code::{self, CodeId},
     model::HostPort,
-    name::{ClusterName, Namespace, NodeName, ObjectName},
+    name::{ClusterName, MAX_LABEL_BYTES, Namespace, NodeName, ObjectName, PortName},
 };
 
-use self::raw::{Period, RawConfig, RawLimits};
-use crate::{app::fault_of, intercept::HeadLimits};
+pub use self::{
+    limits::{FlowLimits, Limits, RequestLimits, TelemetryLimits, TunnelLimits},
+    origin::{Origin, Overrides, Setting},
+    value::{Advertised, ByteSize, InvalidValue, Period},
+};
+use self::{
+    origin::Resolver,
+    raw::{RawConfig, RawListen, RawUpstream, RawWorkload},
+    value::{Address, Directory, LogTarget, Node},
+};
+use crate::{intercept::HeadLimits, listen::is_loopback};
 
-const TUNNELS: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 7443);
-const PROXY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7480);
-const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7401);
-const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7402);
-/// Live flows of one agent, both directions: a place costs about 300 bytes beside its sockets.
-const FLOWS: usize = 65_536;
-/// Workers of one agent: more than a host's cores helps nobody.
+const TUNNELS: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 7_443);
+const PROXY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7_480);
+const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7_401);
+const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7_402);
+/// Workers: each is a thread with its own endpoint.
 const MAX_WORKERS: u32 = 64;
+/// Declared workloads, and upstreams of one.
+const MAX_DECLARED: usize = 1_000;
+/// Servers, and advertised addresses: what a dialler tries in order.
+const MAX_HOSTS: usize = 8;
+/// The file of the access log in the state directory.
+const ACCESS_LOG: &str = "access.log";
 
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The cluster's name; `local`.
     pub cluster: ClusterName,
-    /// The node's name; the host's.
+    /// The node's name; the host's, folded to a name.
     pub node: NodeName,
-    /// Control ports, in the order to be tried; empty takes those of the join.
+    /// Servers of the control plane, tried in order; empty leaves it to what was learnt at joining.
     pub servers: Vec<HostPort>,
     /// Where the agent listens.
     pub listen: Listen,
-    /// What peers are told to dial, in order; empty leaves it to the agent.
+    /// Where peers dial, in order; empty leaves it to the agent.
     pub advertise: Vec<Advertised>,
-    /// Threads that carry traffic, 1 to 64; 1.
+    /// Threads that carry flows; 1.
     pub workers: usize,
     /// Declared workloads; `weft run` adds to them.
-    pub workloads: Vec<Workload>,
-    /// The directory of keys, SVIDs and the last snapshot.
+    pub workloads: Vec<WorkloadConfig>,
+    /// Bounds, each with its default.
+    pub limits: Limits,
+    /// The directory of keys, SVIDs and the snapshot.
     pub state_dir: PathBuf,
     /// The directory of `agent.sock`.
     pub run_dir: PathBuf,
-    /// Bounds.
-    pub limits: Limits,
     access_log: Option<PathBuf>,
-    origins: Vec<(String, String, String)>,
+    origins: Vec<Setting>,
 }
 
-/// Where the agent listens.
+/// Where an agent listens. A port of 0 is chosen by the kernel.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Listen {
-    /// QUIC. `[::]:7443`, which is IPv4 alone where IPv6 is off.
+    /// QUIC tunnels. `[::]:7443`, which is IPv4 alone where IPv6 is off.
     pub tunnels: SocketAddr,
-    /// The proxy port of every workload; loopback only. `127.0.0.1:7480`.
+    /// The shared proxy port, on loopback. `127.0.0.1:7480`.
     pub proxy: SocketAddr,
-    /// Admin pages; loopback only. `127.0.0.1:7401`, or the next free port.
+    /// The admin page, on loopback. `127.0.0.1:7401`.
     pub admin: SocketAddr,
-    /// `/metrics`, `/livez`, `/readyz`. `127.0.0.1:7402`, or the next free port.
+    /// Metrics and health. `127.0.0.1:7402`.
     pub metrics: SocketAddr,
 }
 
 /// A workload that the configuration declares.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Workload {
-    /// Its service account, and the service it serves when it has ports.
+pub struct WorkloadConfig {
+    /// The service it serves, and the service account it is.
     pub service: ObjectName,
-    /// Its namespace; `None` takes the join's.
+    /// Its namespace; `None` is the agent's own.
     pub namespace: Option<Namespace>,
-    /// Where it serves, by the service port's name or number.
+    /// Where its program listens, by the service port's name or number; empty for a pure caller.
     pub ports: BTreeMap<String, SocketAddr>,
-    /// The uid its programs run as.
+    /// The user its programs run as; `None` is the agent's own, unless that is root.
     pub uid: Option<u32>,
-    /// Loopback ports that lead it to other services.
-    pub upstreams: Vec<Upstream>,
+    /// Services it reaches by a listener of their own.
+    pub upstreams: Vec<UpstreamConfig>,
 }
 
-/// A loopback port that leads to a service.
+/// A loopback listener that leads to one service.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Upstream {
+pub struct UpstreamConfig {
     /// The service.
     pub service: ObjectName,
-    /// Its namespace; `None` means the workload's.
+    /// Its namespace; `None` is the workload's.
     pub namespace: Option<Namespace>,
     /// The service's port.
     pub port: NonZeroU16,
-    /// Where programs connect; port 0 draws one.
+    /// Where the workload connects.
     pub listen: SocketAddr,
 }
 
-/// Bounds of the agent, each with its default (decisions.md, tunnels; security.md 9.3).
+/// What the defaults of a host depend on.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Limits {
-    /// Live flows, both directions; 65,536.
-    pub flows: usize,
-    /// Connections of local programs; 65,536.
-    pub connections: usize,
-    /// Of the tunnels.
-    pub transport: TransportSettings,
-    /// Of the first bytes on a proxy port.
-    pub head: HeadLimits,
+pub struct Host {
+    /// The host's name.
+    pub name: String,
+    /// The user the agent runs as.
+    pub uid: u32,
+    /// The state directory where none is given.
+    pub state_dir: PathBuf,
+    /// `$XDG_RUNTIME_DIR`.
+    pub runtime_dir: Option<PathBuf>,
 }
 
-/// A host that peers are told to dial, with a port if it is not the tunnels' own.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Advertised {
-    host: String,
-    port: Option<u16>,
-}
-
-impl Advertised {
-    /// What to dial when tunnels are taken on `port`.
+impl Host {
+    /// This process's host and user.
     #[must_use]
-    pub fn with_port(&self, port: u16) -> HostPort {
-        HostPort { host: self.host.clone(), port: self.port.unwrap_or(port) }
-    }
-
-    fn is_loopback(&self) -> bool {
-        self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-    }
-}
-
-/// The text is neither a host, an address, nor either with a port.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("{0:?} is neither a host nor host:port")]
-pub struct InvalidAdvertised(pub String);
-
-impl FromStr for Advertised {
-    type Err = InvalidAdvertised;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-        if let Ok(ip) = bare.parse::<IpAddr>() {
-            return Ok(Self { host: ip.to_canonical().to_string(), port: None });
-        }
-        if let Ok(HostPort { host, port }) = text.parse() {
-            return Ok(Self { host, port: Some(port) });
-        }
-        // A name without a port is one that would be valid with any.
-        match format!("{text}:1").parse::<HostPort>() {
-            Ok(HostPort { host, .. }) => Ok(Self { host, port: None }),
-            Err(_) => Err(InvalidAdvertised(text.chars().take(80).collect())),
-        }
-    }
-}
-
-impl fmt::Display for Advertised {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.port {
-            Some(port) => self.with_port(port).fmt(f),
-            None => f.write_str(&self.host),
+    pub fn of_process() -> Self {
+        let directory =
+            |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let uid = nix::unistd::geteuid().as_raw();
+        let data = directory("XDG_DATA_HOME")
+            .or_else(|| directory("HOME").map(|home| home.join(".local/share")))
+            .filter(|_| uid != 0)
+            .unwrap_or_else(|| "/var/lib".into());
+        let name = nix::unistd::gethostname().unwrap_or_default();
+        Self {
+            name: name.to_string_lossy().into_owned(),
+            uid,
+            state_dir: data.join("weft/agent"),
+            runtime_dir: directory("XDG_RUNTIME_DIR"),
         }
     }
 }
 
 impl Config {
-    /// Reads a configuration; `origin` names the text in [`Config::origins`], such as the file's path.
+    /// Reads a file's text; `origin` is its name. Neither environment nor flags count.
     ///
     /// # Errors
     ///
-    /// Every fault that can be told at once, at least one.
+    /// Every fault of the values, or the first of the text's form; never empty.
     pub fn parse(text: &str, origin: &str) -> Result<Self, Vec<Fault>> {
+        Self::read(text, origin, &Overrides::default(), &Host::of_process())
+    }
+
+    /// Reads a file's text under what overrides it, on a given host.
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::parse`].
+    pub fn read(text: &str, origin: &str, overrides: &Overrides, host: &Host) -> Result<Self, Vec<Fault>> {
         let raw: RawConfig = strict::from_yaml(text).map_err(|fault| vec![fault])?;
-        let mut rows = Rows { from: origin, rows: Vec::new() };
-        let config = build(raw, &mut rows).map_err(|fault| vec![fault])?;
-        let faults = config.faults();
-        if faults.is_empty() { Ok(Self { origins: rows.rows, ..config }) } else { Err(faults) }
+        let mut resolver = Resolver::new(overrides, origin);
+        let mut config = resolve(raw, &mut resolver, host);
+        config.origins = std::mem::take(&mut resolver.settings);
+        let mut faults = resolver.faults;
+        faults.extend(config.contradictions(host));
+        if faults.is_empty() { Ok(config) } else { Err(faults) }
     }
 
-    /// Every setting: its key, its value, and `default` or the origin that it was read from.
+    /// Every value with its key and origin, for `weft config view --origin`.
     #[must_use]
-    pub fn origins(&self) -> Vec<(String, String, String)> {
-        self.origins.clone()
+    pub fn origins(&self) -> &[Setting] {
+        &self.origins
     }
 
-    /// The access log's file, `-` for standard output; `None` writes none.
+    /// Where the access log goes: `-` is standard output, `None` nowhere.
     #[must_use]
     pub fn access_log(&self) -> Option<&Path> {
         self.access_log.as_deref()
     }
 
-    fn faults(&self) -> Vec<Fault> {
+    /// What tunnels are made with.
+    #[must_use]
+    pub fn transport(&self) -> TransportSettings {
+        self.limits.transport()
+    }
+
+    /// What the pool of outbound tunnels is made with.
+    #[must_use]
+    pub fn pool(&self) -> PoolSettings {
+        self.limits.pool()
+    }
+
+    /// What heads of requests are read with.
+    #[must_use]
+    pub fn head_limits(&self) -> HeadLimits {
+        self.limits.head()
+    }
+
+    /// Connections of local programs at a time.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        usize::try_from(self.limits.flows.local).unwrap_or(usize::MAX)
+    }
+
+    /// Flows at a time.
+    #[must_use]
+    pub fn max_flows(&self) -> usize {
+        usize::try_from(self.limits.flows.total).unwrap_or(usize::MAX)
+    }
+
+    /// What no single value tells.
+    fn contradictions(&self, host: &Host) -> Vec<Fault> {
         let mut faults = Vec::new();
-        let local = [("listen.proxy", self.listen.proxy), ("listen.admin", self.listen.admin)];
-        for (key, address) in local {
-            if !address.ip().is_loopback() {
-                let what = format!("{address} is not an address of loopback");
-                faults.push(fault_of(code::NOT_LOOPBACK, what).at(key, None));
+        for (key, address) in [("listen.proxy", self.listen.proxy), ("listen.admin", self.listen.admin)] {
+            faults.extend(on_loopback(key, address));
+        }
+        let port = self.listen.tunnels.port();
+        let told: Vec<HostPort> = self.advertise.iter().map(|host| host.with_port(port)).collect();
+        faults.extend(check_advertised(self.listen.tunnels, &told).err());
+        for (key, count) in [("servers", self.servers.len()), ("advertise", self.advertise.len())] {
+            if count > MAX_HOSTS {
+                let what = format!("{count} are too many: at most {MAX_HOSTS} are tried");
+                faults.push(Fault::new(code::CONFIG_BAD_VALUE, what).at(key, None));
             }
         }
-        let only_loopback = !self.advertise.is_empty() && self.advertise.iter().all(Advertised::is_loopback);
-        if only_loopback && !self.listen.tunnels.ip().is_loopback() {
-            let what = format!(
-                "{} listens for others, who would be told {}",
-                self.listen.tunnels, self.advertise[0]
-            );
-            faults.push(fault_of(code::LOOPBACK_ADVERTISED, what).at("advertise", None));
+        faults.extend(self.workload_faults(host));
+        faults
+    }
+
+    fn workload_faults(&self, host: &Host) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        if self.workloads.len() > MAX_DECLARED {
+            let what = format!("{} workloads are too many: at most {MAX_DECLARED}", self.workloads.len());
+            faults.push(Fault::new(code::CONFIG_BAD_VALUE, what).at("workloads", None));
         }
+        let mut taken = BTreeSet::new();
         for (index, workload) in self.workloads.iter().enumerate() {
-            for (at, upstream) in workload.upstreams.iter().enumerate() {
-                if !upstream.listen.ip().is_loopback() {
-                    let what = format!("{} is not an address of loopback", upstream.listen);
-                    let path = format!("workloads[{index}].upstreams[{at}].listen");
-                    faults.push(fault_of(code::NOT_LOOPBACK, what).at(path, None));
+            let key = format!("workloads[{index}]");
+            faults.extend(workload.ports.keys().filter_map(|port| port_fault(&key, port)));
+            for (name, address) in &workload.ports {
+                if address.port() == 0 {
+                    faults.push(bad(&format!("{key}.ports.{name}"), "a program cannot listen on port 0"));
+                }
+            }
+            if !workload.upstreams.is_empty() && workload.uid.is_none() && host.uid == 0 {
+                let what = "uid is missing: this agent runs as root, so whose connections are the workload's must be said";
+                let fault = Fault::new(code::CONFIG_MISSING, what).at(format!("{key}.uid"), None);
+                faults.push(fault.fix("add uid: the user that the program runs as (id -u <user>)"));
+            }
+            for (place, upstream) in workload.upstreams.iter().enumerate() {
+                let key = format!("{key}.upstreams[{place}].listen");
+                faults.extend(on_loopback(&key, upstream.listen));
+                if upstream.listen.port() != 0 && !taken.insert(upstream.listen) {
+                    faults.push(bad(&key, &format!("{} is given to two upstreams", upstream.listen)));
                 }
             }
         }
@@ -225,255 +270,115 @@ impl Config {
     }
 }
 
-fn build(raw: RawConfig, rows: &mut Rows<'_>) -> Result<Config, Fault> {
-    let local: ClusterName = "local".parse().expect("it is a DNS label");
-    let cluster = rows.take("cluster", raw.cluster.map(|text| text.0), local, ToString::to_string);
-    let node = rows.take("node", raw.node.map(|text| text.0), host_name()?, ToString::to_string);
-    let listen = Listen {
-        tunnels: rows.take("listen.tunnels", raw.listen.tunnels, TUNNELS, ToString::to_string),
-        proxy: rows.take("listen.proxy", raw.listen.proxy, PROXY, ToString::to_string),
-        admin: rows.take("listen.admin", raw.listen.admin, ADMIN, ToString::to_string),
-        metrics: rows.take("listen.metrics", raw.listen.metrics, METRICS, ToString::to_string),
+/// Checks that others are not told loopback addresses of a listener that is open to them.
+///
+/// # Errors
+///
+/// W5011 when `tunnels` is reachable from outside and everything in `advertise` is loopback; nothing advertised is no
+/// error here, since the agent finds its address later, and asks again then.
+pub fn check_advertised(tunnels: SocketAddr, advertise: &[HostPort]) -> Result<(), Fault> {
+    let local = |told: &HostPort| told.host.parse::<Advertised>().is_ok_and(|host| host.is_loopback());
+    if is_loopback(tunnels.ip()) || advertise.is_empty() || !advertise.iter().all(local) {
+        return Ok(());
+    }
+    let told: Vec<String> = advertise.iter().map(ToString::to_string).collect();
+    let what = format!("tunnels are taken on {tunnels}, and only {} is advertised", told.join(", "));
+    Err(with_fixes(
+        Fault::new(code::LOOPBACK_ADVERTISED, what).at("advertise", None),
+        code::LOOPBACK_ADVERTISED,
+    ))
+}
+
+fn on_loopback(key: &str, address: SocketAddr) -> Option<Fault> {
+    if is_loopback(address.ip()) {
+        return None;
+    }
+    let fault = Fault::new(code::NOT_LOOPBACK, format!("{address} is not on loopback")).at(key, None);
+    Some(with_fixes(fault, code::NOT_LOOPBACK))
+}
+
+fn with_fixes(mut fault: Fault, code: CodeId) -> Fault {
+    let row = code.row();
+    fault.why.push(row.cause.to_owned());
+    fault.fix.extend(row.fix.iter().map(|line| (*line).to_owned()));
+    fault
+}
+
+fn port_fault(key: &str, port: &str) -> Option<Fault> {
+    let number = port.parse::<NonZeroU16>().is_ok();
+    let named = port.parse::<PortName>().is_ok() && !port.bytes().all(|byte| byte.is_ascii_digit());
+    (!number && !named)
+        .then(|| bad(&format!("{key}.ports"), &format!("{port:?} is no name or number of a service port")))
+}
+
+fn bad(key: &str, what: &str) -> Fault {
+    Fault::new(code::CONFIG_BAD_VALUE, what).at(key, None)
+}
+
+fn resolve(raw: RawConfig, resolver: &mut Resolver<'_>, host: &Host) -> Config {
+    let local: ClusterName = "local".parse().expect("local is a name");
+    let cluster = resolver.one("cluster", raw.cluster, local);
+    let own: NodeName = dns_label(&host.name).parse().expect("a folded name is a name");
+    let Node(node) = resolver.one("node", raw.node, Node(own));
+    let listen = resolve_listen(raw.listen.unwrap_or_default(), resolver);
+    let advertise = resolver.many("advertise", raw.advertise);
+    let workers = resolver.bounded("workers", raw.workers, 1, &(1..=MAX_WORKERS));
+    let Directory(state_dir) = resolver.one("stateDir", raw.state_dir, Directory(host.state_dir.clone()));
+    let sockets = match &host.runtime_dir {
+        Some(runtime) => runtime.join("weft"),
+        None => state_dir.join("run"),
     };
-    let servers: Vec<_> = raw.servers.into_iter().map(|text| text.0).collect();
-    rows.list("servers", &servers);
-    let advertise: Vec<_> = raw.advertise.into_iter().map(|text| text.0).collect();
-    rows.list("advertise", &advertise);
-    let workers = rows.take("workers", raw.workers, NonZeroU32::MIN, ToString::to_string);
-    if workers.get() > MAX_WORKERS {
-        return Err(fault_of(code::CONFIG_BAD_VALUE, format!("{workers} is more than {MAX_WORKERS}"))
-            .at("workers", None));
-    }
-    let mut workloads = Vec::with_capacity(raw.workloads.len());
-    for (index, workload) in raw.workloads.into_iter().enumerate() {
-        workloads.push(declared(index, workload)?);
-    }
-    rows.list(
-        "workloads",
-        &workloads.iter().map(|workload| workload.service.to_string()).collect::<Vec<_>>(),
-    );
-    let state_dir =
-        rows.take("stateDir", raw.state_dir, default_state_dir(), |path| path.display().to_string());
-    let run_dir =
-        rows.take("runDir", raw.run_dir, default_run_dir(&state_dir), |path| path.display().to_string());
-    let access = rows.take("logs.access", raw.logs.access.map(Some), None, |path| {
-        path.as_ref().map_or_else(|| "none".to_owned(), |path| path.display().to_string())
-    });
-    let limits = limits(&raw.limits, rows);
-    let workers = usize::try_from(workers.get()).unwrap_or(1);
-    Ok(Config {
+    let Directory(run_dir) = resolver.one("runDir", raw.run_dir, Directory(sockets));
+    let file = LogTarget::Path(state_dir.join(ACCESS_LOG));
+    let access = resolver.one("logs.access", raw.logs.unwrap_or_default().access, file);
+    Config {
         cluster,
         node,
-        servers,
-        listen,
+        servers: resolver.many("servers", raw.servers),
         advertise,
-        workers,
-        workloads,
+        listen,
+        workers: usize::try_from(workers).unwrap_or(1),
+        workloads: raw.workloads.unwrap_or_default().into_iter().map(workload).collect(),
+        limits: Limits::resolve(raw.limits, resolver),
         state_dir,
         run_dir,
-        limits,
-        access_log: access,
+        access_log: match access {
+            LogTarget::Off => None,
+            LogTarget::Path(path) => Some(path),
+        },
         origins: Vec::new(),
-    })
-}
-
-fn declared(index: usize, raw: raw::RawWorkload) -> Result<Workload, Fault> {
-    let port_zero = |path: String| fault_of(code::CONFIG_BAD_VALUE, "port 0 cannot be called").at(path, None);
-    let mut upstreams = Vec::with_capacity(raw.upstreams.len());
-    for (at, upstream) in raw.upstreams.into_iter().enumerate() {
-        let path = format!("workloads[{index}].upstreams[{at}].port");
-        upstreams.push(Upstream {
-            service: upstream.service.0,
-            namespace: upstream.namespace.map(|text| text.0),
-            port: NonZeroU16::new(upstream.port).ok_or_else(|| port_zero(path))?,
-            listen: upstream.listen.0,
-        });
-    }
-    let mut ports = BTreeMap::new();
-    for (key, place) in raw.ports {
-        if place.0.port() == 0 {
-            return Err(port_zero(format!("workloads[{index}].ports.{key}")));
-        }
-        ports.insert(key, place.0);
-    }
-    Ok(Workload {
-        service: raw.service.0,
-        namespace: raw.namespace.map(|text| text.0),
-        ports,
-        uid: raw.uid,
-        upstreams,
-    })
-}
-
-fn limits(raw: &RawLimits, rows: &mut Rows<'_>) -> Limits {
-    let own = TransportSettings::default();
-    let bytes = |given: Option<NonZeroU32>| given.map(|count| u64::from(count.get()));
-    let admission = AdmissionSettings {
-        tunnels_per_peer: rows.size(
-            "limits.tunnelsPerPeer",
-            raw.tunnels_per_peer,
-            own.admission.tunnels_per_peer,
-        ),
-        tunnels_per_peer_per_second: rows.count(
-            "limits.newTunnelsPerSecond",
-            raw.new_tunnels_per_second,
-            own.admission.tunnels_per_peer_per_second,
-        ),
-        max_pending: rows.size("limits.pendingHandshakes", raw.pending_handshakes, own.admission.max_pending),
-        ..own.admission
-    };
-    let transport = TransportSettings {
-        stream_window_bytes: rows.take(
-            "limits.streamWindow",
-            bytes(raw.stream_window),
-            own.stream_window_bytes,
-            ToString::to_string,
-        ),
-        receive_window_bytes: rows.take(
-            "limits.receiveWindow",
-            bytes(raw.receive_window),
-            own.receive_window_bytes,
-            ToString::to_string,
-        ),
-        send_window_bytes: rows.take(
-            "limits.sendWindow",
-            bytes(raw.send_window),
-            own.send_window_bytes,
-            ToString::to_string,
-        ),
-        flows_at_start: rows.count("limits.streams", raw.streams, own.flows_at_start),
-        flows_ceiling: rows.count("limits.streamsCeiling", raw.streams_ceiling, own.flows_ceiling),
-        idle_timeout: rows.period("limits.idleTimeout", raw.idle_timeout, own.idle_timeout),
-        keep_alive: rows.period("limits.keepAlive", raw.keep_alive, own.keep_alive),
-        handshake_timeout: rows.period(
-            "limits.handshakeTimeout",
-            raw.handshake_timeout,
-            own.handshake_timeout,
-        ),
-        stall_budget_bytes: rows.take(
-            "limits.stallBudget",
-            bytes(raw.stall_budget),
-            own.stall_budget_bytes,
-            ToString::to_string,
-        ),
-        admission,
-        ..own
-    };
-    let head = HeadLimits::default();
-    let head = HeadLimits {
-        head_bytes: rows.size("limits.headBytes", raw.head_bytes, head.head_bytes),
-        headers: rows.size("limits.headers", raw.headers, head.headers),
-        target_bytes: rows.size("limits.targetBytes", raw.target_bytes, head.target_bytes),
-        timeout: rows.period("limits.headTimeout", raw.head_timeout, head.timeout),
-    };
-    Limits {
-        flows: rows.size("limits.flows", raw.flows, FLOWS),
-        connections: rows.size("limits.connections", raw.connections, FLOWS),
-        transport,
-        head,
     }
 }
 
-/// The host's name by the rule of node names.
-fn host_name() -> Result<NodeName, Fault> {
-    let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
-    dns_label(&host).parse().map_err(|_| {
-        fault_of(code::CONFIG_MISSING, format!("the host's name {host:?} makes no node name"))
-            .at("node", None)
-    })
-}
-
-/// `/var/lib/weft` for root, else `~/.local/share/weft/agent` (cli.md 4.5).
-fn default_state_dir() -> PathBuf {
-    let home = std::env::var_os("HOME").map(PathBuf::from).filter(|_| !nix::unistd::geteuid().is_root());
-    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute());
-    match (data, home) {
-        (Some(data), Some(_)) => data.join("weft").join("agent"),
-        (None, Some(home)) => home.join(".local/share/weft/agent"),
-        (_, None) => PathBuf::from("/var/lib/weft/agent"),
+fn resolve_listen(raw: RawListen, resolver: &mut Resolver<'_>) -> Listen {
+    let mut one = |key, given, default| resolver.one(key, given, Address(default)).0;
+    Listen {
+        tunnels: one("listen.tunnels", raw.tunnels, TUNNELS),
+        proxy: one("listen.proxy", raw.proxy, PROXY),
+        admin: one("listen.admin", raw.admin, ADMIN),
+        metrics: one("listen.metrics", raw.metrics, METRICS),
     }
 }
 
-/// `$XDG_RUNTIME_DIR/weft`, else `run` in the state directory (decisions.md, sockets).
-fn default_run_dir(state_dir: &Path) -> PathBuf {
-    match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) {
-        Some(dir) if dir.is_absolute() => dir.join("weft"),
-        Some(_) | None => state_dir.join("run"),
+fn workload(raw: RawWorkload) -> WorkloadConfig {
+    let RawWorkload { service, namespace, ports, uid, upstreams } = raw;
+    WorkloadConfig {
+        service: service.0,
+        namespace: namespace.map(|namespace| namespace.0),
+        ports: ports.into_iter().map(|(port, address)| (port, address.0.0)).collect(),
+        uid,
+        upstreams: upstreams.into_iter().map(upstream).collect(),
     }
 }
 
-/// Collects where each value came from.
-struct Rows<'a> {
-    from: &'a str,
-    rows: Vec<(String, String, String)>,
+fn upstream(raw: RawUpstream) -> UpstreamConfig {
+    let RawUpstream { service, port, listen } = raw;
+    let (service, namespace) = (service.0.name, service.0.namespace);
+    UpstreamConfig { service, namespace, port: port.0, listen: listen.0.0 }
 }
 
-impl Rows<'_> {
-    fn take<T>(&mut self, key: &str, given: Option<T>, default: T, show: impl Fn(&T) -> String) -> T {
-        let from = if given.is_some() { self.from } else { "default" };
-        let value = given.unwrap_or(default);
-        self.rows.push((key.to_owned(), show(&value), from.to_owned()));
-        value
-    }
-
-    fn list(&mut self, key: &str, values: &[impl fmt::Display]) {
-        let from = if values.is_empty() { "default" } else { self.from };
-        let shown = values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        self.rows.push((key.to_owned(), shown, from.to_owned()));
-    }
-
-    fn period(&mut self, key: &str, given: Option<Period>, default: Duration) -> Duration {
-        self.take(key, given.map(|period| period.0), default, |period| format_duration(*period))
-    }
-
-    fn count(&mut self, key: &str, given: Option<NonZeroU32>, default: u32) -> u32 {
-        self.take(key, given.map(NonZeroU32::get), default, ToString::to_string)
-    }
-
-    fn size(&mut self, key: &str, given: Option<NonZeroU32>, default: usize) -> usize {
-        let given = given.map(|count| usize::try_from(count.get()).unwrap_or(usize::MAX));
-        self.take(key, given, default, ToString::to_string)
-    }
-}
+// A folded host name fits one label, as a node name does.
+const _: () = assert!(MAX_LABEL_BYTES == 63);
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn fault(text: &str) -> Fault {
-        Config::parse(text, "agent.yaml").unwrap_err().remove(0)
-    }
-
-    #[test]
-    fn the_configuration_of_the_specification_is_read() {
-        let text = "cluster: local\nnode: hostb\nservers: [hosta.example:7444]\n\
-            listen: {tunnels: \"[::]:7443\", proxy: \"127.0.0.1:7480\"}\nadvertise: []\nworkers: 1\nworkloads:\n\
-            \x20 - {service: charge, namespace: shop, ports: {http: \"127.0.0.1:8081\", admin: 8082}, uid: 1000,\n\
-            \x20    upstreams: [{service: ledger, port: 80, listen: \"127.0.0.1:9001\"}]}\n";
-        let config = Config::parse(text, "agent.yaml").unwrap();
-        let workload = &config.workloads[0];
-        assert_eq!(workload.ports["admin"].to_string(), "127.0.0.1:8082");
-        assert_eq!((workload.upstreams[0].port.get(), workload.upstreams[0].listen.port()), (80, 9001));
-        assert_eq!(config.limits.transport, TransportSettings::default());
-        let row = config.origins().into_iter().find(|row| row.0 == "listen.metrics").unwrap();
-        assert_eq!((row.1.as_str(), row.2.as_str()), ("127.0.0.1:7402", "default"));
-    }
-
-    #[test]
-    fn what_cannot_be_is_refused_with_its_key() {
-        for (text, path, id) in [
-            ("listen: {proxy: \"0.0.0.0:7480\"}\n", "listen.proxy", code::NOT_LOOPBACK),
-            ("advertise: [127.0.0.1]\n", "advertise", code::LOOPBACK_ADVERTISED),
-            (
-                "workloads: [{service: a, upstreams: [{service: b, port: 0, listen: 1}]}]\n",
-                "workloads[0].upstreams[0].port",
-                code::CONFIG_BAD_VALUE,
-            ),
-            ("workers: 65\n", "workers", code::CONFIG_BAD_VALUE),
-            ("listen: {tunnel: \"[::]:1\"}\n", "listen.tunnel", code::CONFIG_UNKNOWN_KEY),
-        ] {
-            let fault = fault(text);
-            assert_eq!((fault.path(), &*fault.code), (path, id.as_str()), "{text}: {fault:?}");
-        }
-    }
-}
+mod tests;
