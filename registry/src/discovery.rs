@@ -46,6 +46,7 @@ use crate::{
     refusal::Refusal,
     registration,
     roles::Caller,
+    wire::Spoken,
 };
 
 /// The most services that one Subscribe adds, and removes (discovery.proto).
@@ -79,10 +80,11 @@ impl DiscoveryService {
 
     /// The same, ready to be added to a tonic server.
     #[must_use]
-    pub fn into_server(self) -> DiscoveryServer<Self> {
-        DiscoveryServer::new(self)
+    pub fn into_server(self) -> Spoken<DiscoveryServer<Self>> {
+        let server = DiscoveryServer::new(self)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        Spoken::new(server)
     }
 
     async fn open(
@@ -215,3 +217,6 @@ fn addresses(texts: &[String]) -> Result<Vec<HostPort>, Refusal> {
 fn version(hello: &pb::Hello) -> String {
     hello.version.chars().filter(char::is_ascii_graphic).take(MAX_VERSION_CHARS).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,6 +38,7 @@ use crate::{
     core::{Authority, Core, Tokens},
     refusal::{Refusal, catalogued},
     roles::{Caller, Role, Source},
+    wire::Spoken,
 };
 
 /// Serves people. A clone serves the same.
@@ -66,10 +67,11 @@ impl ManagementService {
 
     /// The same, ready to be added to a tonic server.
     #[must_use]
-    pub fn into_server(self) -> ManagementServer<Self> {
-        ManagementServer::new(self)
+    pub fn into_server(self) -> Spoken<ManagementServer<Self>> {
+        let server = ManagementServer::new(self)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        Spoken::new(server)
     }
 }
 

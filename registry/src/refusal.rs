@@ -32,7 +32,8 @@ impl Refusal {
     /// One field of the request is wrong.
     #[must_use]
     pub fn bad_value(path: &str, what: impl Into<String>) -> Self {
-        Self::invalid(vec![Fault::new(code::BAD_VALUE, what).at(path, None)])
+        let fault = Fault::new(code::BAD_VALUE, what).at(path, None);
+        Self::invalid(vec![fault.fix("compare the versions of both sides:   weft version")])
     }
 
     /// The caller's role does not permit it.
@@ -117,7 +118,7 @@ mod tests {
         let status = Status::from(Refusal::from(StoreError::Closed));
         assert_eq!(status.code(), Code::Unavailable);
         let faults = status_to_faults(&status);
-        assert_eq!(faults[0].code, code::STORE_CLOSED.as_str());
+        assert_eq!(&*faults[0].code, code::STORE_CLOSED.as_str());
         assert!(!faults[0].why.is_empty() && !faults[0].fix.is_empty());
     }
 
