@@ -22,13 +22,8 @@ use crate::{
     error::FlowError,
     flows::Direction,
     relay::{End, Side, Transfer},
-    telemetry::{AccessLog, FlowRecord, LogWriter, NodeMetrics, Party, metrics::Decided},
+    telemetry::{AccessLog, FlowRecord, LogFile, LogWriter, NodeMetrics, Party, metrics::Decided},
 };
-
-/// Series of one family of metrics (security.md 9.3).
-const SERIES: usize = 2_000;
-/// Access-log lines that wait for the disk; beyond it lines are lost and counted.
-const LOG_LINES: usize = 8_192;
 
 /// Where everything is told.
 #[derive(Debug)]
@@ -46,7 +41,8 @@ impl Report {
     /// Makes the metrics and opens the access log.
     pub(crate) fn new(config: &Config, now: Instant) -> Result<Self, Fault> {
         let mut registry = Registry::default();
-        let metrics = Arc::new(NodeMetrics::register(&mut registry, SERIES));
+        let series = usize::try_from(config.limits.telemetry.series).unwrap_or(usize::MAX);
+        let metrics = Arc::new(NodeMetrics::register(&mut registry, series));
         let overlay = Arc::new(OverlayMetrics::register(&mut registry));
         let (log, writer) = open_log(config, &metrics)?;
         Ok(Self {
@@ -98,11 +94,12 @@ pub(crate) const fn side_of(direction: Direction) -> Side {
 
 fn open_log(config: &Config, metrics: &NodeMetrics) -> Result<(AccessLog, Option<LogWriter>), Fault> {
     let Some(path) = config.access_log() else { return Ok((AccessLog::off(), None)) };
+    let lines = usize::try_from(config.limits.telemetry.log_lines).unwrap_or(usize::MAX);
     let started = if path == Path::new("-") {
-        AccessLog::start(io::stdout(), LOG_LINES, metrics.log_dropped())
+        AccessLog::start(io::stdout(), lines, metrics.log_dropped())
     } else {
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
-        file.and_then(|file| AccessLog::start(file, LOG_LINES, metrics.log_dropped()))
+        let file = LogFile::open(path, config.limits.telemetry.log_file.0);
+        file.and_then(|file| AccessLog::start(file, lines, metrics.log_dropped()))
     };
     let (log, writer) = started.map_err(|error| {
         Fault::new(code::FILE_UNUSABLE, format!("cannot write the access log {}", path.display()))

@@ -47,7 +47,6 @@ pub struct Pages {
 }
 
 /// `/metrics`, `/livez`, `/readyz`.
-#[must_use]
 pub fn metrics_router(pages: Pages) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
@@ -57,7 +56,6 @@ pub fn metrics_router(pages: Pages) -> Router {
 }
 
 /// `/readyz`, `/config_dump`, `/flows?limit=`, `/tunnels`, for requests that name this host.
-#[must_use]
 pub fn admin_router(pages: Pages) -> Router {
     Router::new()
         .route("/readyz", get(readyz))

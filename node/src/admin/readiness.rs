@@ -130,7 +130,14 @@ impl Readiness {
 #[derive(Clone, Debug)]
 pub struct Liveness {
     started: Instant,
-    beats: Arc<Mutex<Vec<(String, Arc<AtomicU64>)>>>,
+    beats: Arc<Mutex<Vec<Expected>>>,
+}
+
+/// A worker, and when it last beat.
+#[derive(Debug)]
+struct Expected {
+    name: String,
+    last_ms: Arc<AtomicU64>,
 }
 
 /// One worker's heartbeat.
@@ -153,7 +160,7 @@ impl Liveness {
         let heartbeat = Heartbeat { started: self.started, last_ms: Arc::default() };
         heartbeat.beat(now);
         let mut beats = self.beats.lock().unwrap_or_else(PoisonError::into_inner);
-        beats.push((name.to_owned(), Arc::clone(&heartbeat.last_ms)));
+        beats.push(Expected { name: name.to_owned(), last_ms: Arc::clone(&heartbeat.last_ms) });
         heartbeat
     }
 
@@ -163,7 +170,7 @@ impl Liveness {
         let now_ms = millis(now.saturating_duration_since(self.started));
         let silent = |last: &AtomicU64| now_ms.saturating_sub(last.load(Ordering::Relaxed)) > millis(SILENCE);
         let beats = self.beats.lock().unwrap_or_else(PoisonError::into_inner);
-        beats.iter().filter(|(_, last)| silent(last)).map(|(name, _)| name.clone()).collect()
+        beats.iter().filter(|one| silent(&one.last_ms)).map(|one| one.name.clone()).collect()
     }
 }
 
