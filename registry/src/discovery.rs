@@ -5,6 +5,7 @@
 
 pub mod session;
 
+mod fit;
 mod kept;
 mod stream;
 
@@ -32,6 +33,7 @@ use weft_policy::{
     snapshot::Revision,
 };
 
+pub use self::fit::TooLarge;
 use self::{
     kept::Kept,
     session::{MAX_SUBSCRIPTIONS, Session},
@@ -124,7 +126,7 @@ impl DiscoveryService {
             ended: false,
             _counted: Counted::new(&self.core.metrics.agents),
         };
-        stream.greet();
+        stream.greet()?;
         Ok(stream)
     }
 

@@ -2,10 +2,12 @@
 //!
 //! The store's own are [`crate::store::metrics`].
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
-    registry::Registry,
+    registry::{Registry, Unit},
 };
 
 /// See the module.
@@ -13,6 +15,8 @@ use prometheus_client::{
 pub struct RegistryMetrics {
     /// The newest revision in force (`weft.config.revision`).
     pub revision: Gauge,
+    /// From sending the newest update to its Ack, in seconds (`weft.config.sync.lag`).
+    pub sync_lag: Gauge<f64, AtomicU64>,
     /// Discovery streams that are open.
     pub agents: Gauge,
     /// Updates that were sent to agents.
@@ -48,6 +52,8 @@ impl RegistryMetrics {
     pub fn register(&self, registry: &mut Registry) {
         let config = registry.sub_registry_with_prefix("weft_config");
         config.register("revision", "Newest revision in force", self.revision.clone());
+        let lag = self.sync_lag.clone();
+        config.register_with_unit("sync_lag", "Time from the newest update to its Ack", Unit::Seconds, lag);
         let registry = registry.sub_registry_with_prefix("weft_registry");
         registry.register("agents", "Discovery streams that are open", self.agents.clone());
         registry.register("updates", "Updates sent to agents", self.updates.clone());
@@ -103,6 +109,7 @@ mod tests {
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for line in [
             "weft_config_revision 0",
+            "weft_config_sync_lag_seconds 0.0",
             "weft_registry_agents 1",
             "weft_registry_updates_total{kind=\"full\"} 1",
             "weft_registry_nacks_total 0",

@@ -52,6 +52,15 @@ pub struct Nack {
     pub reason: String,
 }
 
+/// An update that an agent has not answered.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Outstanding {
+    /// The revision it leads to.
+    pub revision: Revision,
+    /// The uptime at which it was sent.
+    pub since: Duration,
+}
+
 /// What an agent said last, for people.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Report {
@@ -59,8 +68,8 @@ pub struct Report {
     pub state: AgentState,
     /// The newest revision that it has in force.
     pub acked: Revision,
-    /// The revision that it was sent and has not answered.
-    pub outstanding: Option<Revision>,
+    /// What it was sent and has not answered.
+    pub outstanding: Option<Outstanding>,
     /// What it refused, until it accepts something newer.
     pub nack: Option<Nack>,
     /// The version it runs.
@@ -211,16 +220,20 @@ impl Connected {
 
     /// Notes that `revision` was sent.
     pub fn sent(&self, revision: Revision) {
-        self.note(|report| report.outstanding = Some(revision));
+        let since = self.presence.inner.clock.uptime();
+        self.note(|report| report.outstanding = Some(Outstanding { revision, since }));
     }
 
-    /// Notes that the agent has `revision` in force.
-    pub fn acked(&self, revision: Revision) {
+    /// Notes that the agent has `revision` in force. Says how long that took, if it was sent an update for it.
+    pub fn acked(&self, revision: Revision) -> Option<Duration> {
+        let now = self.presence.inner.clock.uptime();
+        let mut took = None;
         self.note(|report| {
             report.acked = revision;
-            report.outstanding = None;
+            took = report.outstanding.take().map(|sent| now.saturating_sub(sent.since));
             report.nack = None;
         });
+        took
     }
 
     /// Notes that the agent refused `revision`.
@@ -297,17 +310,19 @@ mod tests {
 
     #[test]
     fn acks_and_nacks_of_the_current_connection_are_kept_and_reasons_are_made_safe() {
-        let (presence, _hands) = presence();
+        let (presence, hands) = presence();
         let old = presence.connect(&node(), 3, String::new()).unwrap();
         let now = presence.connect(&node(), 4, "0.1.0".to_owned()).unwrap();
         now.sent(Revision(7));
         old.acked(Revision(99));
-        assert_eq!(presence.reports()[&node()].outstanding, Some(Revision(7)));
+        assert_eq!(presence.reports()[&node()].outstanding.unwrap().revision, Revision(7));
         now.nacked(Revision(7), &format!("\x1b[31m{}", "x".repeat(5_000)));
         let nack = presence.reports()[&node()].nack.clone().unwrap();
         assert_eq!((nack.revision, nack.reason.chars().count()), (Revision(7), 1_024));
         assert!(nack.reason.starts_with("[31m"));
-        now.acked(Revision(8));
+        now.sent(Revision(8));
+        hands.advance(Duration::from_secs(2));
+        assert_eq!(now.acked(Revision(8)), Some(Duration::from_secs(2)));
         let report = presence.reports()[&node()].clone();
         assert_eq!((report.acked, report.nack, report.outstanding), (Revision(8), None, None));
     }

@@ -4,7 +4,7 @@
 //! belongs to one registration is one transaction: the Workload, who registered it, the reservation of its label, and
 //! the Service that nobody declared.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde_json::json;
 use tracing::info;
@@ -34,6 +34,8 @@ use crate::{
 pub const MAX_WORKLOADS: u32 = 1_024;
 /// How often a registration is tried again because something it was checked against changed meanwhile.
 const MAX_TRIES: usize = 8;
+/// How long a registration waits for the world to show what it collided with.
+const NEWER_WORLD: Duration = Duration::from_secs(1);
 /// The bytes of a label: 128 bits (decisions.md).
 const LABEL_BYTES: usize = 16;
 /// The characters of a label: 128 bits in base32.
@@ -54,9 +56,10 @@ pub async fn register(
 ) -> Result<RegisterResponse, Refusal> {
     let wanted = workload(node, &request)?;
     fence(core, node, request.boot).await?;
+    let mut worlds = core.world.changes();
     let mut tries = 0;
     loop {
-        let catalog = core.world.catalog();
+        let catalog = Arc::clone(worlds.borrow_and_update().catalog());
         let plan = plan(core, &catalog, node, wanted.clone(), request.boot)?;
         if plan.ops.is_empty() {
             return Ok(answer(&plan));
@@ -68,11 +71,11 @@ pub async fn register(
                 core.world.wait_for(revision).await;
                 return Ok(answer(&plan));
             }
-            Err(StoreError::Conflict(conflict)) if tries < MAX_TRIES => {
+            Err(StoreError::Conflict(_)) if tries < MAX_TRIES => {
                 tries += 1;
-                if let Some(current) = conflict.current {
-                    core.world.wait_for(current).await;
-                }
+                // What it was checked against has changed in the store, so a newer world comes, or is there already.
+                // Should it not come in time, the next try says what is wrong.
+                let _ = tokio::time::timeout(NEWER_WORLD, worlds.changed()).await;
             }
             Err(error) => return Err(error.into()),
         }
@@ -207,7 +210,9 @@ fn plan(
     plan.write_workload(before.map(|found| &**found));
     plan.write_label(catalog);
     plan.write_registration(catalog, &scoped, node, boot);
-    plan.declare_service(catalog, &scoped.0);
+    if before.is_none() {
+        plan.declare_service(catalog, &scoped.0);
+    }
     Ok(plan)
 }
 

@@ -9,12 +9,13 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use weft_api::record::view_digest;
+use weft_api::{pb::discovery as pb, record::view_digest};
 use weft_policy::{
     name::{NodeName, ServiceName},
     snapshot::{Delta, Revision, View},
 };
 
+use super::fit::{TooLarge, fit};
 use crate::{
     nodes::shown,
     view::{self, Interest},
@@ -42,13 +43,13 @@ impl Held {
     }
 }
 
-/// An update to be sent.
-#[derive(Clone, Debug)]
-pub struct Update {
-    /// What changes.
-    pub delta: Delta,
-    /// SHA-256 of the view after it.
-    pub digest: [u8; 32],
+/// An update that was sent and is not answered.
+#[derive(Debug)]
+struct Waiting {
+    /// What the agent holds once it accepts.
+    held: Held,
+    /// What it should hold; more than that, if not everything fitted into one update.
+    wanted: Arc<View>,
 }
 
 /// What an agent did against the protocol.
@@ -70,7 +71,7 @@ pub struct Session {
     /// Services that the agent was told do not exist.
     unknown: BTreeSet<ServiceName>,
     held: Option<Held>,
-    waiting: Option<Held>,
+    waiting: Option<Waiting>,
     /// The view that the agent refused: it is not sent again as it is.
     refused: Option<Arc<View>>,
     /// Whether the agent has been told anything on this stream.
@@ -143,32 +144,39 @@ impl Session {
     }
 
     /// The update that is due in `world`, if one is: nothing is while another is unanswered.
-    pub fn poll_update(&mut self, world: &World) -> Option<Update> {
+    ///
+    /// # Errors
+    ///
+    /// [`TooLarge`] when not even what decides fits into a message.
+    pub fn poll_update(&mut self, world: &World) -> Result<Option<pb::Delta>, TooLarge> {
         if self.waiting.is_some() {
-            return None;
+            return Ok(None);
         }
         let interest = Interest::of_node(world, &self.node, self.services.clone());
         let view = view::build(world, &interest);
         if self.refused.as_ref().is_some_and(|refused| **refused == view) {
-            return None;
+            return Ok(None);
         }
         let to = shown(world.catalog().revision());
         let delta = match &self.held {
             Some(held) if held.revision <= to => {
                 let delta = Delta::diff(&held.view, &view, held.revision, to);
                 if delta.is_empty() && self.begun {
-                    return None;
+                    return Ok(None);
                 }
                 delta
             }
             // Nothing is held, or it is of a store that has since been replaced by an older one.
             Some(_) | None => Delta::full(&view, to),
         };
+        let held = self.held.as_ref().filter(|_| !delta.full).map(|held| &*held.view);
+        let wanted = Arc::new(view.clone());
+        let (message, reached) = fit(delta, view, held)?;
+        let next = Held::new(to, reached);
+        let message = pb::Delta { view_digest: next.digest.to_vec(), ..message };
         self.begun = true;
-        let next = Held::new(to, view);
-        let digest = next.digest;
-        self.waiting = Some(next);
-        Some(Update { delta, digest })
+        self.waiting = Some(Waiting { held: next, wanted });
+        Ok(Some(message))
     }
 
     /// The agent has `revision` in force.
@@ -177,7 +185,7 @@ impl Session {
     ///
     /// [`Breach::NotSent`].
     pub fn ack(&mut self, revision: Revision) -> Result<(), Breach> {
-        self.held = Some(self.answered(revision)?);
+        self.held = Some(self.answered(revision)?.held);
         self.refused = None;
         Ok(())
     }
@@ -188,12 +196,12 @@ impl Session {
     ///
     /// [`Breach::NotSent`].
     pub fn nack(&mut self, revision: Revision) -> Result<(), Breach> {
-        self.refused = Some(self.answered(revision)?.view);
+        self.refused = Some(self.answered(revision)?.wanted);
         Ok(())
     }
 
-    fn answered(&mut self, revision: Revision) -> Result<Held, Breach> {
-        let fits = self.waiting.as_ref().is_some_and(|waiting| waiting.revision == revision);
+    fn answered(&mut self, revision: Revision) -> Result<Waiting, Breach> {
+        let fits = self.waiting.as_ref().is_some_and(|waiting| waiting.held.revision == revision);
         self.waiting.take_if(|_| fits).ok_or(Breach::NotSent(revision))
     }
 
@@ -213,6 +221,7 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use weft_api::convert::discovery::delta_from_message;
     use weft_policy::model::{Key, Kind, Resource};
 
     use super::*;
@@ -230,6 +239,10 @@ mod tests {
         services.iter().map(|name| samples::service_name(name, "shop")).collect()
     }
 
+    fn taken(view: &View, update: pb::Delta) -> View {
+        view.apply(&delta_from_message(update).unwrap()).unwrap()
+    }
+
     fn session(services: &[&str], held: Option<Held>) -> Session {
         Session::new("hosta".parse().unwrap(), asking_for(services), held).unwrap()
     }
@@ -242,36 +255,36 @@ mod tests {
     fn a_new_agent_gets_everything_and_then_differences() {
         let mut catalog = samples::shop();
         let mut session = session(&["charge"], None);
-        let first = session.poll_update(&world(&catalog)).unwrap();
-        assert!(first.delta.full);
-        session.ack(first.delta.to).unwrap();
-        assert!(session.poll_update(&world(&catalog)).is_none(), "nothing has changed");
+        let first = session.poll_update(&world(&catalog)).unwrap().unwrap();
+        assert!(first.full);
+        session.ack(Revision(first.to)).unwrap();
+        assert!(session.poll_update(&world(&catalog)).unwrap().is_none(), "nothing has changed");
         catalog.put(Resource::Service(samples::service("unrelated", "shop")));
         assert!(
-            session.poll_update(&world(&catalog)).is_none(),
+            session.poll_update(&world(&catalog)).unwrap().is_none(),
             "what it did not ask for is not its business"
         );
         session.subscribe(asking_for(&["ledger"]), &BTreeSet::new()).unwrap();
-        let second = session.poll_update(&world(&catalog)).unwrap();
-        assert!(!second.delta.full && second.delta.removes.is_empty());
-        assert_eq!(second.delta.from, first.delta.to);
+        let second = session.poll_update(&world(&catalog)).unwrap().unwrap();
+        assert!(!second.full && second.removes.is_empty());
+        assert_eq!(second.from, first.to);
     }
 
     #[test]
     fn a_slow_agent_has_one_un_acked_delta_and_then_gets_the_rest_as_one() {
         let mut catalog = samples::shop();
         let mut session = session(&["charge", "ledger"], None);
-        let first = session.poll_update(&world(&catalog)).unwrap().delta.to;
+        let first = session.poll_update(&world(&catalog)).unwrap().unwrap().to;
         for revision in 100..200 {
             at(&mut catalog, revision);
             let mut changed = samples::service("charge", "shop");
             changed.metadata.revision = revision;
             catalog.put(Resource::Service(changed));
-            assert!(session.poll_update(&world(&catalog)).is_none());
+            assert!(session.poll_update(&world(&catalog)).unwrap().is_none());
         }
-        session.ack(first).unwrap();
-        let rest = session.poll_update(&world(&catalog)).unwrap().delta;
-        assert_eq!((rest.from, rest.to, rest.upserts.len()), (first, Revision(199), 1));
+        session.ack(Revision(first)).unwrap();
+        let rest = session.poll_update(&world(&catalog)).unwrap().unwrap();
+        assert_eq!((rest.from, rest.to, rest.upserts.len()), (first, 199, 1));
     }
 
     #[test]
@@ -280,27 +293,28 @@ mod tests {
         at(&mut catalog, 10);
         let (node, services) = ("hosta".parse().unwrap(), asking_for(&["charge"]));
         let mut before = session(&["charge"], None);
-        let sent = before.poll_update(&world(&catalog)).unwrap();
-        before.ack(sent.delta.to).unwrap();
+        let sent = before.poll_update(&world(&catalog)).unwrap().unwrap();
+        before.ack(Revision(sent.to)).unwrap();
         let kept = before.held().cloned();
-        let claim = (sent.delta.to, &sent.digest[..]);
+        let claim = (Revision(sent.to), &sent.view_digest[..]);
 
         // Nothing has changed: an empty delta says so, also when the server has forgotten the agent.
         let held = Session::resumed(&world(&catalog), &node, &services, claim, None);
-        let same = session(&["charge"], held).poll_update(&world(&catalog)).unwrap();
-        assert!(same.delta.is_empty() && same.delta.from == sent.delta.to);
+        let same = session(&["charge"], held).poll_update(&world(&catalog)).unwrap().unwrap();
+        assert!(!same.full && same.upserts.is_empty() && same.removes.is_empty() && same.from == sent.to);
 
         // Something has: the difference, if the server remembers; everything, if not.
         at(&mut catalog, 11);
         catalog.remove(&service("charge"));
         let held = Session::resumed(&world(&catalog), &node, &services, claim, kept);
-        let some = session(&["charge"], held).poll_update(&world(&catalog)).unwrap();
-        assert!(!some.delta.full && !some.delta.removes.is_empty());
+        let some = session(&["charge"], held).poll_update(&world(&catalog)).unwrap().unwrap();
+        assert!(!some.full && !some.removes.is_empty());
         let held = Session::resumed(&world(&catalog), &node, &services, claim, None);
         assert!(held.is_none());
 
         // A digest that differs, or a revision that this store never had, is not gone on from.
-        for claim in [(sent.delta.to, &[0; 32][..]), (Revision(99), &sent.digest[..]), (Revision(0), &[][..])]
+        for claim in
+            [(Revision(sent.to), &[0; 32][..]), (Revision(99), &sent.view_digest[..]), (Revision(0), &[][..])]
         {
             assert!(Session::resumed(&world(&catalog), &node, &services, claim, None).is_none());
         }
@@ -311,12 +325,12 @@ mod tests {
         let mut catalog = samples::shop();
         at(&mut catalog, 10);
         let mut session = session(&["charge"], None);
-        let first = session.poll_update(&world(&catalog)).unwrap().delta.to;
-        session.nack(first).unwrap();
-        assert!(session.poll_update(&world(&catalog)).is_none());
+        let first = session.poll_update(&world(&catalog)).unwrap().unwrap().to;
+        session.nack(Revision(first)).unwrap();
+        assert!(session.poll_update(&world(&catalog)).unwrap().is_none());
         at(&mut catalog, 11);
         catalog.remove(&service("charge"));
-        let again = session.poll_update(&world(&catalog)).unwrap().delta;
+        let again = session.poll_update(&world(&catalog)).unwrap().unwrap();
         assert!(again.full, "it still holds nothing");
     }
 
@@ -324,10 +338,10 @@ mod tests {
     fn only_what_was_sent_can_be_answered_and_only_once() {
         let mut session = session(&["charge"], None);
         assert_eq!(session.ack(Revision(1)), Err(Breach::NotSent(Revision(1))));
-        let sent = session.poll_update(&world(&samples::shop())).unwrap().delta.to;
-        assert!(session.ack(Revision(sent.0 + 1)).is_err());
-        session.ack(sent).unwrap();
-        assert_eq!(session.nack(sent), Err(Breach::NotSent(sent)));
+        let sent = session.poll_update(&world(&samples::shop())).unwrap().unwrap().to;
+        assert!(session.ack(Revision(sent + 1)).is_err());
+        session.ack(Revision(sent)).unwrap();
+        assert_eq!(session.nack(Revision(sent)), Err(Breach::NotSent(Revision(sent))));
     }
 
     #[test]
@@ -382,17 +396,17 @@ mod tests {
                     catalog.remove(&service(names[which]));
                 }
                 if waiting.is_none() {
-                    waiting = session.poll_update(&world(&catalog));
+                    waiting = session.poll_update(&world(&catalog)).unwrap();
                 }
                 if answer && let Some(update) = waiting.take() {
-                    view = view.apply(&update.delta).unwrap();
-                    prop_assert_eq!(view_digest(&view), update.digest);
-                    session.ack(update.delta.to).unwrap();
+                    view = taken(&view, update.clone());
+                    prop_assert_eq!(view_digest(&view).to_vec(), update.view_digest);
+                    session.ack(Revision(update.to)).unwrap();
                 }
             }
-            while let Some(update) = waiting.take().or_else(|| session.poll_update(&world(&catalog))) {
-                view = view.apply(&update.delta).unwrap();
-                session.ack(update.delta.to).unwrap();
+            while let Some(update) = waiting.take().or_else(|| session.poll_update(&world(&catalog)).unwrap()) {
+                view = taken(&view, update.clone());
+                session.ack(Revision(update.to)).unwrap();
             }
             let world = world(&catalog);
             let interest = Interest::of_node(&world, &"hosta".parse().unwrap(), asking_for(&names));

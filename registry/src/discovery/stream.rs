@@ -8,12 +8,9 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tonic::{Status, Streaming};
 use tracing::{info, warn};
-use weft_api::{
-    convert::discovery::delta_to_message,
-    pb::discovery::{
-        self as pb, Bundle, DiscoveryRequest, DiscoveryResponse, GoAway, Settings, Unknown,
-        discovery_request, discovery_response::Message,
-    },
+use weft_api::pb::discovery::{
+    self as pb, Bundle, DiscoveryRequest, DiscoveryResponse, GoAway, Settings, Unknown, discovery_request,
+    discovery_response::Message,
 };
 use weft_identity::bundle::TrustBundle;
 use weft_policy::{
@@ -63,13 +60,13 @@ pub(super) struct AgentStream {
 
 impl AgentStream {
     /// What the agent is told before anything else.
-    pub(super) fn greet(&mut self) {
+    pub(super) fn greet(&mut self) -> Result<(), Refusal> {
         let bundle = bundle_message(&self.bundles.borrow_and_update());
         let cap = reconnect_cap(self.core.presence.connected());
         let reconnect_cap_ms = u64::try_from(cap.as_millis()).unwrap_or(u64::MAX);
         self.ready.push_back(Message::Bundle(bundle));
         self.ready.push_back(Message::Settings(Settings { reconnect_cap_ms }));
-        self.look();
+        self.look()
     }
 
     /// The next message. Cancel-safe: what was received is handled before the next wait.
@@ -121,7 +118,7 @@ impl AgentStream {
             changed = self.worlds.changed() => match changed {
                 Ok(()) => {
                     nodes::check_not_banned(&self.core, &self.caller, &self.node)?;
-                    self.look();
+                    self.look()?;
                 }
                 Err(_) => self.ended = true,
             },
@@ -141,7 +138,9 @@ impl AgentStream {
             }
             Some(discovery_request::Message::Ack(ack)) => {
                 self.session.ack(Revision(ack.revision)).map_err(breach)?;
-                self.connected.acked(Revision(ack.revision));
+                if let Some(took) = self.connected.acked(Revision(ack.revision)) {
+                    self.core.metrics.sync_lag.set(took.as_secs_f64());
+                }
             }
             Some(discovery_request::Message::Nack(nack)) => {
                 self.session.nack(Revision(nack.revision)).map_err(breach)?;
@@ -155,26 +154,29 @@ impl AgentStream {
             }
             None => return Err(Refusal::bad_value("message", "the message is empty or of a newer version")),
         }
-        self.look();
-        Ok(())
+        self.look()
     }
 
     /// Looks whether there is something to tell.
-    fn look(&mut self) {
+    fn look(&mut self) -> Result<(), Refusal> {
         let world = Arc::clone(&self.worlds.borrow_and_update());
         let unknown = self.session.poll_unknown(&world);
         if !unknown.is_empty() {
             let services = unknown.iter().map(ServiceName::to_string).collect();
             self.ready.push_back(Message::Unknown(Unknown { services }));
         }
-        if let Some(update) = self.session.poll_update(&world) {
-            self.connected.sent(update.delta.to);
-            self.core.metrics.update(update.delta.full);
-            self.ready.push_back(Message::Delta(delta_to_message(&update.delta, update.digest)));
+        if let Some(update) = self.session.poll_update(&world).map_err(|too_large| {
+            let what = format!("what agent {} needs does not fit into one message: {too_large}", self.node);
+            Refusal::exhausted(code::MESSAGE_TOO_LARGE, what)
+        })? {
+            self.connected.sent(Revision(update.to));
+            self.core.metrics.update(update.full);
+            self.ready.push_back(Message::Delta(update));
         } else if self.session.is_current() {
             // Nothing of what changed concerns this agent: it is as new as the world.
             self.connected.acked(shown(world.catalog().revision()));
         }
+        Ok(())
     }
 }
 

@@ -163,7 +163,7 @@ async fn a_slow_agent_has_one_un_acked_delta_and_status_shows_what_it_owes() {
         change(&plane, "charge", port).await;
     }
     let report = || plane.rig.core.presence.reports()[&host("hosta")].clone();
-    assert_eq!((report().outstanding, report().acked), (Some(Revision(first.to)), Revision(0)));
+    assert_eq!((report().outstanding.unwrap().revision, report().acked), (Revision(first.to), Revision(0)));
     agent.say(discovery_request::Message::Ack(Ack { revision: first.to })).await;
     let rest = agent.delta().await;
     assert_eq!((rest.from, rest.upsert_count), (first.to, 1), "fifty changes come as one");

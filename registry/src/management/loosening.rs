@@ -1,4 +1,5 @@
-//! Whether a change opens what was closed: that needs an admin, tightening only an editor (decisions.md, people).
+//! Whether a change opens what was closed: that needs an admin, tightening only an editor (decisions.md, people). Giving
+//! identities to nodes counts as opening, as making tokens does.
 //!
 //! Pure. Compared is what is in force for the scope of each object, so that taking an override away counts as what it
 //! does.
@@ -19,6 +20,10 @@ struct InForce {
 
 /// Says what the change of `key` opens, from how it is in `before` to `after` (`None`: deleted); `None` when nothing.
 pub(super) fn loosening(before: &Catalog, key: &Key, after: Option<&Resource>) -> Option<String> {
+    // Whoever names the nodes that may be somebody is as good as that somebody everywhere it is let in (API-13).
+    if let Some(Resource::WorkloadEnrollment(_)) = after {
+        return Some(format!("{key} gives identities to nodes"));
+    }
     let old = in_force(before, key);
     let new = changed(before, key, after);
     if openness(new.default) > openness(old.default) {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -20,6 +20,8 @@ use crate::{
     world::World,
 };
 
+/// How long an agent may take to answer an update before it is told (cli.md 7, sync lag).
+const MAX_LAG: Duration = Duration::from_secs(5);
 /// The most problems that are told; more say nothing more.
 const MAX_PROBLEMS: usize = 100;
 
@@ -28,7 +30,7 @@ pub(super) fn status(core: &Core, caller: &Caller, authority: &dyn Authority) ->
     let reports = core.presence.reports();
     let services = services(&world, caller);
     let mut problems = authority.problems();
-    problems.extend(of_agents(&world, &reports));
+    problems.extend(of_agents(&world, &reports, core.clock.uptime()));
     problems.extend(of_services(&services));
     problems.extend(of_records(&world, caller));
     problems.truncate(MAX_PROBLEMS);
@@ -105,9 +107,13 @@ fn problem(code: CodeId, what: String) -> Problem {
     Problem { code: code.to_string(), what, fix: code.row().fix.iter().map(|&fix| fix.to_owned()).collect() }
 }
 
-fn of_agents(world: &World, reports: &BTreeMap<NodeName, Report>) -> Vec<Problem> {
+fn of_agents(world: &World, reports: &BTreeMap<NodeName, Report>, now: Duration) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (node, report) in reports {
+        if let Some(sent) = report.outstanding.filter(|sent| sent.since + MAX_LAG < now) {
+            let what = format!("agent {node} has not answered revision {} yet", sent.revision);
+            problems.push(problem(code::CHANGE_WITHOUT_EFFECT, what));
+        }
         if let Some(nack) = &report.nack {
             let what = format!("agent {node} refuses revision {}: {}", nack.revision, nack.reason);
             problems.push(problem(code::SNAPSHOT_REFUSED, what));
