@@ -36,8 +36,8 @@ impl Dump for Answers {
             .shared
             .config
             .origins()
-            .into_iter()
-            .map(|(key, value, from)| json!({"key": key, "value": value, "from": from}))
+            .iter()
+            .map(|row| json!({"key": row.key, "value": row.value, "from": row.origin.to_string()}))
             .collect();
         let snapshot = self.shared.state.load();
         let objects: Vec<_> = snapshot

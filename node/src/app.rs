@@ -12,11 +12,14 @@ use tokio::{
     net::TcpStream,
 };
 use weft_api::fault::Fault;
-use weft_policy::code::{self, CodeId};
 
-use crate::intercept::{
-    exchange::{RequestGate, ResponseGate},
-    socks5,
+pub use crate::refusal::{fault_of, text_of};
+use crate::{
+    intercept::{
+        exchange::{RequestGate, ResponseGate},
+        socks5,
+    },
+    refusal::{Asked, http_answer, socks_reply},
 };
 
 /// How long an answered client may go on sending before its socket is closed: closing it earlier would reset the
@@ -48,6 +51,8 @@ pub struct AppStream {
     /// Bytes the program sent behind what was read of it.
     pub(crate) behind: Bytes,
     pub(crate) gates: Option<(RequestGate, ResponseGate)>,
+    /// Who asked for what, for the words of a refusal.
+    asked: Option<Box<Asked>>,
     ended: bool,
 }
 
@@ -56,7 +61,8 @@ impl AppStream {
     #[must_use]
     pub fn raw(io: TcpStream) -> Self {
         let none = Bytes::new();
-        Self { io, answer: Answer::Raw, head: none.clone(), behind: none, gates: None, ended: false }
+        let (head, behind) = (none.clone(), none);
+        Self { io, answer: Answer::Raw, head, behind, gates: None, asked: None, ended: false }
     }
 
     /// The same connection, now that it is known how its program is answered and what came `behind` its request.
@@ -70,6 +76,12 @@ impl AppStream {
     pub(crate) fn with_exchange(mut self, head: Bytes, gates: (RequestGate, ResponseGate)) -> Self {
         self.head = head;
         self.gates = Some(gates);
+        self
+    }
+
+    /// The same connection, now that it is known who asked for what.
+    pub(crate) fn asked_by(mut self, asked: Asked) -> Self {
+        self.asked = Some(Box::new(asked));
         self
     }
 
@@ -119,10 +131,11 @@ impl AppStream {
     ///
     /// May be called until a byte of the far end was passed on. A program that speaks directly sees a reset.
     pub async fn refuse(mut self, fault: &Fault) {
+        let told = |asked: Option<&Asked>| asked.map_or_else(|| fault.clone(), |asked| asked.about(fault));
         let answer = match self.answer {
             Answer::Raw => return,
             Answer::Socks5 => socks5::answer(socks_reply(&fault.code)).to_vec(),
-            Answer::Connect | Answer::Http => http_answer(fault).into_bytes(),
+            Answer::Connect | Answer::Http => http_answer(&told(self.asked.as_deref())).into_bytes(),
         };
         self.close_with(&answer).await;
     }
@@ -155,98 +168,10 @@ impl Drop for AppStream {
     }
 }
 
-/// A fault with the causes and next commands of its row.
-#[must_use]
-pub fn fault_of(code: CodeId, what: impl Into<String>) -> Fault {
-    let row = code.row();
-    let mut fault = Fault::new(code, what).why(row.cause);
-    fault.fix = row.fix.iter().map(|line| (*line).to_owned()).collect();
-    fault
-}
-
-/// The text a person sees in place of a response: code and what happened, then facts and commands, one a line.
-#[must_use]
-pub fn text_of(fault: &Fault) -> String {
-    let mut text = format!("{} {}\n", fault.code, printable(&fault.what));
-    for line in fault.why.iter().chain(&fault.fix) {
-        text.push_str(&format!("      {}\n", printable(line)));
-    }
-    text
-}
-
-/// Some of it may come from a peer: a terminal must not act on it.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
-fn http_answer(fault: &Fault) -> String {
-    let (status, phrase) = http_status(&fault.code);
-    let body = text_of(fault);
-    let challenge = if status == 407 { "Proxy-Authenticate: Basic realm=\"weft\"\r\n" } else { "" };
-    format!(
-        "HTTP/1.1 {status} {phrase}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\
-         X-Weft-Code: {}\r\nCache-Control: no-store\r\n{challenge}Connection: close\r\n\r\n{body}",
-        body.len(),
-        fault.code,
-    )
-}
-
-/// The status that a program's HTTP client acts on best; people read the code.
-fn http_status(code: &str) -> (u16, &'static str) {
-    let is = |codes: &[CodeId]| codes.iter().any(|known| known.as_str() == code);
-    let unavailable = [
-        code::NO_ENDPOINT,
-        code::ALL_EJECTED,
-        code::BREAKER_OPEN,
-        code::OVERLOADED,
-        code::DRAINING,
-        code::TOO_MANY_TUNNELS,
-        code::TOO_MANY_CONNECTIONS,
-        code::NO_SNAPSHOT,
-        code::NO_SVID_YET,
-    ];
-    if is(&[code::AMBIGUOUS_WORKLOAD, code::BAD_CREDENTIAL, code::BAD_PROXY_CREDENTIAL]) {
-        (407, "Proxy Authentication Required")
-    } else if is(&[code::HEAD_TOO_LARGE]) {
-        (431, "Request Header Fields Too Large")
-    } else if is(&[code::HEAD_TIMEOUT]) {
-        (408, "Request Timeout")
-    } else if is(&[code::PROGRAM_TIMEOUT, code::CONNECT_TIMEOUT, code::TUNNEL_BLOCKED]) {
-        (504, "Gateway Timeout")
-    } else if is(&unavailable) {
-        (503, "Service Unavailable")
-    } else if is(&[code::NOT_HTTP]) {
-        (502, "Bad Gateway")
-    } else {
-        match code.as_bytes() {
-            [b'W', b'2', ..] => (403, "Forbidden"),
-            [b'W', b'8', ..] => (400, "Bad Request"),
-            [b'W', b'9', ..] => (500, "Internal Server Error"),
-            _ => (502, "Bad Gateway"),
-        }
-    }
-}
-
-fn socks_reply(code: &str) -> socks5::Reply {
-    let is = |codes: &[CodeId]| codes.iter().any(|known| known.as_str() == code);
-    if code.starts_with("W2") || is(&[code::EGRESS_DENIED]) {
-        socks5::Reply::NotAllowed
-    } else if is(&[code::UNKNOWN_SERVICE, code::NAME_NOT_RESOLVED, code::BAD_HOST]) {
-        socks5::Reply::HostUnreachable
-    } else if is(&[code::PROGRAM_REFUSED, code::UNKNOWN_PORT]) {
-        socks5::Reply::Refused
-    } else if is(&[code::PROGRAM_TIMEOUT, code::CONNECT_TIMEOUT]) {
-        socks5::Reply::TimedOut
-    } else if is(&[code::TUNNEL_BLOCKED, code::EGRESS_UNREACHABLE]) {
-        socks5::Reply::NetworkUnreachable
-    } else {
-        socks5::Reply::Failure
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::net::TcpListener;
+    use weft_policy::code;
 
     use super::*;
 
@@ -257,13 +182,18 @@ mod tests {
     }
 
     fn denied() -> Fault {
-        Fault::new(code::NO_ALLOW, "denied  order → charge GET /   no policy allows this caller\x1b[2J")
-            .fix("allow exactly this:   weft policy allow order charge")
+        Fault::new(code::NO_ALLOW, "no policy allows this caller\x1b[2J")
+            .fix("allow exactly this:   weft policy allow <caller> <service>")
     }
 
     async fn refused(answer: Answer) -> io::Result<Vec<u8>> {
         let (mut client, accepted) = pair().await;
-        let app = AppStream::raw(accepted).answered_by(answer, Bytes::new());
+        let app = AppStream::raw(accepted).answered_by(answer, Bytes::new()).asked_by(Asked {
+            caller: "order.default".parse().unwrap(),
+            service: Some("charge.default".parse().unwrap()),
+            destination: "charge.weft.localhost".to_owned(),
+            request: Some("GET /".to_owned()),
+        });
         let mut seen = Vec::new();
         let (read, ()) = tokio::join!(
             async {
@@ -284,6 +214,7 @@ mod tests {
         assert!(http.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{http}");
         assert!(http.contains("\r\nX-Weft-Code: W2101\r\n"), "{http}");
         assert!(http.ends_with("      allow exactly this:   weft policy allow order charge\n"), "{http}");
+        assert!(http.contains("\r\n\r\nW2101 denied  order → charge GET /   no policy allows"), "{http}");
         assert!(!http.contains('\x1b'), "{http}");
         assert!(refused(Answer::Connect).await.unwrap().starts_with(b"HTTP/1.1 403 "));
         assert_eq!(refused(Answer::Socks5).await.unwrap()[..2], [5, 2]);
@@ -302,26 +233,5 @@ mod tests {
         let mut seen = String::new();
         client.read_to_string(&mut seen).await.unwrap();
         assert_eq!(seen, "HTTP/1.1 200 Connection established\r\n\r\n");
-    }
-
-    #[test]
-    fn the_status_follows_the_code() {
-        for (code, status) in [
-            ("W2201", 403),
-            ("W2203", 407),
-            ("W1005", 503),
-            ("W1009", 504),
-            ("W1011", 502),
-            ("W8001", 400),
-            ("W8006", 431),
-            ("W8007", 408),
-            ("W8014", 502),
-            ("W9001", 500),
-        ] {
-            assert_eq!(http_status(code).0, status, "{code}");
-        }
-        assert_eq!(socks_reply("W1008"), socks5::Reply::Refused);
-        assert_eq!(socks_reply("W1013"), socks5::Reply::NotAllowed);
-        assert_eq!(socks_reply("W9001"), socks5::Reply::Failure);
     }
 }

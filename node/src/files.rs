@@ -258,12 +258,15 @@ impl StateDir {
         read_private(&self.join(name), MAX_FILE_BYTES)
     }
 
-    /// Writes `name`.
+    /// Writes `name`; the directory in front of it is made when it is not there yet.
     ///
     /// # Errors
     ///
     /// As [`write_private`].
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), FileError> {
+        if let Some((directory, _)) = name.rsplit_once('/') {
+            self.subdirectory(directory)?;
+        }
         write_private(&self.join(name), bytes)
     }
 
@@ -356,6 +359,8 @@ mod tests {
         assert_eq!(state.read("keys").unwrap().unwrap().as_slice(), b"newer");
         assert!(state.read("absent").unwrap().is_none());
         assert_eq!(mode_of(&state.subdirectory("svids").unwrap()), 0o700);
+        state.write("inner/a.pem", b"in a directory of its own").unwrap();
+        assert_eq!(mode_of(&state.join("inner")), 0o700);
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub mod listen;
 pub mod local;
 pub mod node;
 pub mod probe;
+mod refusal;
 pub mod relay;
 pub mod state;
 pub mod telemetry;

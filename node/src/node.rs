@@ -13,7 +13,7 @@ use std::{
 };
 
 use rand::{SeedableRng as _, rngs::StdRng};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 use weft_api::fault::Fault;
@@ -375,6 +375,7 @@ fn make_shared(
         bundles,
         node_slot,
         report,
+        proven: watch::Sender::new(0),
         clock,
         files,
         config,
@@ -457,6 +458,15 @@ impl RunningNode {
         self.shared.locals.all().into_iter().filter_map(one).collect()
     }
 
+    /// The identity and the label of each registered workload: the label is what tunnels ask for in clear.
+    #[must_use]
+    pub fn labels(&self) -> Vec<(String, String)> {
+        let one = |workload: Arc<crate::local::LocalWorkload>| {
+            Some((workload.identity.to_string(), workload.registration()?.label.to_string()))
+        };
+        self.shared.locals.all().into_iter().filter_map(one).collect()
+    }
+
     /// Whether a server is connected.
     #[must_use]
     pub fn is_server_connected(&self) -> bool {
@@ -469,12 +479,12 @@ impl RunningNode {
     /// # Errors
     ///
     /// Why no tunnel came to be.
-    pub fn dial_as_local(&self, workload: &str, address: SocketAddr) -> Result<(), String> {
+    pub fn dial_as_local(&self, workload: &str, address: SocketAddr, label: &str) -> Result<(), String> {
         let (namespace, account) = workload.split_once('/').ok_or("namespace/name")?;
         let all = self.shared.locals.all();
         let found = all.iter().find(|w| w.namespace.as_str() == namespace && w.account.as_str() == account);
         let found = found.ok_or_else(|| format!("no workload {workload} here"))?;
-        crate::probe::insider(address, found.slot.clone(), self.shared.bundles.clone())
+        crate::probe::insider(address, label, found.slot.clone(), self.shared.bundles.clone())
     }
 
     /// Completes when the agent was drained through its socket. Cancel-safe.
@@ -501,12 +511,11 @@ impl RunningNode {
         for plane in self.shared.planes() {
             plane.overlay.drain(CloseCode::Drain);
         }
-        let shared = Arc::clone(&self.shared);
-        let (sender, receiver) = oneshot::channel();
-        self.listeners
-            .tasks()
-            .spawn(async move { sender.send(shared.drain.drain(deadline, &shared.clock).await) });
-        let cut = receiver.blocking_recv().unwrap_or_default();
+        let cut = match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+            Ok(runtime) => runtime.block_on(self.shared.drain.drain(deadline, &self.shared.clock)),
+            // Without a runtime nothing can be waited for: everything is cut.
+            Err(_) => self.shared.flows.len(),
+        };
         if cut > 0 {
             warn!(flows = cut, "flows cut at the deadline");
             self.shared.flows.cut_where(|_| true);

@@ -39,24 +39,24 @@ pub enum Outcome {
     Refused(String),
 }
 
-/// Dials the agent at `address` as a stranger would. Blocks, for at most 10 s.
+/// Dials the agent at `address` as a stranger would, for the endpoint of that label. Blocks, for at most 10 s.
 ///
 /// # Errors
 ///
 /// What kept the probe itself from working.
-pub fn stranger(address: SocketAddr, certificate: Certificate<'_>) -> Result<Outcome, String> {
+pub fn stranger(address: SocketAddr, label: &str, certificate: Certificate<'_>) -> Result<Outcome, String> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     let config = stranger_config(certificate)?;
     runtime.block_on(async {
-        let dial = dial(address, Arc::new(config));
+        let dial = dial(address, label, Arc::new(config));
         tokio::time::timeout(Duration::from_secs(10), dial)
             .await
             .map_err(|_| "no answer within 10 s".to_owned())?
     })
 }
 
-async fn dial(address: SocketAddr, config: Arc<ClientConfig>) -> Result<Outcome, String> {
+async fn dial(address: SocketAddr, label: &str, config: Arc<ClientConfig>) -> Result<Outcome, String> {
     let any = SocketAddr::new(
         if address.is_ipv4() { [0, 0, 0, 0].into() } else { std::net::Ipv6Addr::UNSPECIFIED.into() },
         0,
@@ -67,7 +67,7 @@ async fn dial(address: SocketAddr, config: Arc<ClientConfig>) -> Result<Outcome,
     let metrics = Arc::new(OverlayMetrics::unregistered());
     let overlay = Overlay::bind(socket, server, TransportSettings::default(), &keys, metrics)
         .map_err(|e| e.to_string())?;
-    match overlay.dial(&[address], "stranger.local.weft", config).await {
+    match overlay.dial(&[address], &format!("{label}.local.weft"), config).await {
         Err(error) => Ok(Outcome::Refused(error.to_string())),
         // TLS 1.3 tells a client that its certificate was refused only after its own handshake has ended.
         Ok(tunnel) => match tokio::time::timeout(Duration::from_secs(2), tunnel.closed()).await {
@@ -82,11 +82,16 @@ async fn dial(address: SocketAddr, config: Arc<ClientConfig>) -> Result<Outcome,
 /// # Errors
 ///
 /// Why there was no tunnel.
-pub(crate) fn insider(address: SocketAddr, slot: SvidSlot, bundles: BundleSlot) -> Result<(), String> {
+pub(crate) fn insider(
+    address: SocketAddr,
+    label: &str,
+    slot: SvidSlot,
+    bundles: BundleSlot,
+) -> Result<(), String> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     let config = client_config(Some(slot), bundles, ExpectedPeer::Anyone, &[ALPN]);
-    match runtime.block_on(dial(address, Arc::new(config)))? {
+    match runtime.block_on(dial(address, label, Arc::new(config)))? {
         Outcome::Accepted => Ok(()),
         Outcome::Refused(why) => Err(why),
     }

@@ -13,6 +13,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::watch;
+
 use rand::{Rng as _, rngs::StdRng};
 use rustls_pki_types::CertificateDer;
 use tracing::{info, warn};
@@ -76,6 +78,8 @@ pub(crate) struct Shared {
     pub(crate) denials: Denials,
     pub(crate) drain: Drain,
     pub(crate) report: Report,
+    /// Counts the workloads that got their first SVID: they can be registered now.
+    pub(crate) proven: watch::Sender<u64>,
     /// The workers' tunnels.
     pub(crate) planes: Mutex<Vec<Plane>>,
     pub(crate) labels: Mutex<BTreeMap<String, String>>,
@@ -209,6 +213,9 @@ impl Shared {
         let (id, not_after) = (svid.id().clone(), svid.validity().not_after);
         self.report.metrics.certificate(&id, Some(not_after));
         slot.publish(svid);
+        if old.is_none() {
+            self.proven.send_modify(|count| *count += 1);
+        }
         info!(%id, "SVID in use");
         if let (Some(old), Holder::Workload(_)) = (old, holder) {
             let left = old.svid().validity().remaining(self.clock.wall());

@@ -10,13 +10,17 @@ use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use tonic::transport::Channel;
 use tracing::{info, warn};
-use weft_api::pb::identity::{IssueSvidRequest, identity_client::IdentityClient};
+use weft_api::{
+    fault::{Fault, from_status},
+    pb::identity::{IssueSvidRequest, identity_client::IdentityClient},
+};
 use weft_identity::{
     csr::SigningRequest,
     rotation::{Action, Refusal, Rotation},
     spiffe::SpiffeId,
     svid::Svid,
 };
+use weft_policy::code;
 
 use crate::{local::LocalWorkload, shared::Shared, telemetry::metrics::Renewal};
 
@@ -82,6 +86,23 @@ fn resume(shared: &Shared, holder: &Holder) -> Rotation {
         info!(%id, %error, "the SVID on disk cannot be used");
         Rotation::new(id)
     })
+}
+
+/// Asks for a workload's first SVID and publishes it, so that nobody is sent to an endpoint that cannot prove itself.
+///
+/// # Errors
+///
+/// The issuer's refusal, as a person meets it.
+pub(crate) async fn first(shared: &Arc<Shared>, workload: &Arc<LocalWorkload>) -> Result<(), Fault> {
+    let channel = shared.link.channel().await;
+    let (key, csr) = SigningRequest::create().map_err(|e| Fault::new(code::ENTROPY, e.to_string()))?;
+    let request = IssueSvidRequest { spiffe_id: workload.identity.to_string(), csr };
+    let answer = IdentityClient::new(channel).issue_svid(request).await;
+    let answer = answer.map_err(|status| from_status(&status).swap_remove(0))?.into_inner();
+    let chain = answer.chain.into_iter().map(CertificateDer::from).collect();
+    let svid = Svid::parse(chain, key).map_err(|e| Fault::new(code::UNEXPECTED_ANSWER, e.to_string()))?;
+    shared.publish_svid(&Holder::Workload(Arc::clone(workload)), svid);
+    Ok(())
 }
 
 /// One request to the issuer, once there is a server to ask. A cancelled one leaves nothing behind.

@@ -1,6 +1,9 @@
 //! Registers this node's workloads, and registers them again whenever a server is reached anew.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use tonic::{Code, Status};
 use tracing::{debug, info, warn};
@@ -10,29 +13,56 @@ use weft_api::{
         RegisterRequest, RegisterResponse, UnregisterRequest, discovery_client::DiscoveryClient,
     },
 };
-use weft_policy::name::{EndpointLabel, ServiceName};
+use weft_policy::name::{EndpointLabel, Namespace, ObjectName, ServiceName};
 
 use crate::{
     local::{LocalWorkload, Registration},
     shared::Shared,
 };
 
-/// Registers every workload each time the link comes up. Cancel by dropping.
+/// Registers every workload that can prove itself: each time the link comes up, and when a workload gets its first SVID.
+/// Cancel by dropping.
 pub(crate) async fn keep_registered(shared: Arc<Shared>) {
-    let mut changes = shared.link.subscribe();
+    let mut link = shared.link.subscribe();
+    let mut proven = shared.proven.subscribe();
+    let mut done: HashSet<EndpointOwner> = HashSet::new();
     loop {
-        let up = changes.borrow_and_update().channel.is_some();
-        if up {
-            for workload in shared.locals.all() {
-                if let Err(fault) = register(&shared, &workload).await {
-                    warn!(identity = %workload.identity, code = %fault.code, what = fault.what, "not registered");
+        proven.mark_unchanged();
+        if link.has_changed().unwrap_or(false) {
+            done.clear();
+        }
+        if link.borrow_and_update().channel.is_some() {
+            let due = |workload: &Arc<LocalWorkload>| {
+                workload.slot.load().is_some() && !done.contains(&owner(workload))
+            };
+            let due: Vec<_> = shared.locals.all().into_iter().filter(due).collect();
+            for workload in due {
+                match register(&shared, &workload).await {
+                    Ok(()) => drop(done.insert(owner(&workload))),
+                    Err(fault) => {
+                        warn!(identity = %workload.identity, code = %fault.code, what = fault.what, "not registered");
+                    }
                 }
             }
         }
-        if changes.changed().await.is_err() {
+        let changed = tokio::select! {
+            changed = link.changed() => {
+                done.clear();
+                changed
+            }
+            changed = proven.changed() => changed,
+        };
+        if changed.is_err() {
             return;
         }
     }
+}
+
+/// Namespace and name of a workload.
+type EndpointOwner = (Namespace, ObjectName);
+
+fn owner(workload: &LocalWorkload) -> EndpointOwner {
+    (workload.namespace.clone(), workload.name.clone())
 }
 
 /// Registers one workload, with the label it had if it had one.

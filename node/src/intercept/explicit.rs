@@ -53,6 +53,8 @@ pub(super) struct Opened {
     pub(super) source: Arc<LocalWorkload>,
     pub(super) destination: Destination,
     pub(super) protocol: Protocol,
+    /// Method and path of a plain HTTP request.
+    pub(super) request: Option<String>,
 }
 
 /// Reads the first bytes of `app` until caller and destination are known, and tells the client if that fails.
@@ -207,6 +209,7 @@ impl Talk {
     ) -> Opened {
         let behind = self.buffer.freeze();
         let app = self.app.answered_by(self.answer, behind);
+        let request = forward.as_ref().map(|forward| forward.request.clone());
         let app = match forward {
             Some(forward) => {
                 let gates = exchange(forward.body, forward.upgrades, shared.limits);
@@ -214,7 +217,7 @@ impl Talk {
             }
             None => app,
         };
-        Opened { app, source, destination, protocol }
+        Opened { app, source, destination, protocol, request }
     }
 
     async fn refuse(self, error: &InterceptError) {

@@ -23,6 +23,9 @@ use super::{
 /// The port of a URL that names none (RFC 9110 §4.2.1).
 const HTTP_PORT: Option<NonZeroU16> = NonZeroU16::new(80);
 
+/// How much of a request line a refusal repeats.
+const SHOWN_CHARACTERS: usize = 80;
+
 /// A request as it goes on.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Forward {
@@ -34,6 +37,8 @@ pub struct Forward {
     pub body: Body,
     /// Whether it asks for another protocol.
     pub upgrades: bool,
+    /// Method and path without the query, for a person; at most 80 characters.
+    pub request: String,
 }
 
 /// Why a request is not taken.
@@ -120,7 +125,10 @@ pub fn forward(head: &RequestHead, own_ports: &[u16]) -> Result<Forward, Forward
     }
     let upgrades = head.upgrades();
     let rewritten = rewrite(head, &path, host.unwrap_or(authority), upgrades);
-    Ok(Forward { destination: destination.without_own_port(own_ports), head: rewritten, body, upgrades })
+    let shown = path.split('?').next().unwrap_or_default();
+    let request = format!("{} {shown}", head.method).chars().take(SHOWN_CHARACTERS).collect();
+    let destination = destination.without_own_port(own_ports);
+    Ok(Forward { destination, head: rewritten, body, upgrades, request })
 }
 
 enum Target<'a> {

@@ -41,7 +41,10 @@ pub use self::{
     sock_diag::{Lookup, LookupError, SocketEntry},
     upstream::Upstream,
 };
-use crate::app::{AppStream, fault_of};
+use crate::{
+    app::{AppStream, fault_of},
+    refusal::Asked,
+};
 
 /// How long a listener rests after an error of `accept`, which is lack of files or memory: trying at once would spin.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
@@ -228,7 +231,8 @@ impl Pending {
             Door::Upstream(upstream) => upstream.open(app, entry)?,
             Door::Proxy(owner) => explicit::open(app, &owner, entry, &shared).await?,
         };
-        let explicit::Opened { app, source, destination, protocol } = opened;
+        let explicit::Opened { app, source, destination, protocol, request } = opened;
+        let app = app.asked_by(Asked::new(&source, &destination, request));
         Ok(Accepted { app, source, peer, destination, protocol, slot })
     }
 }

@@ -30,6 +30,6 @@ impl Upstream {
     pub(super) fn open(self, app: AppStream, entry: Option<SocketEntry>) -> Result<Opened, Unproven> {
         let source = caller::prove_owner(entry, &self.owner)?;
         let destination = Destination::Upstream { service: self.service, port: self.port };
-        Ok(Opened { app, source, destination, protocol: Protocol::Upstream })
+        Ok(Opened { app, source, destination, protocol: Protocol::Upstream, request: None })
     }
 }

@@ -21,7 +21,7 @@ use weft_policy::{
 
 use super::LocalApi;
 use crate::{
-    control::registration,
+    control::{identity, registration},
     listeners::{Listeners, ProxyGuard, UpstreamSpec},
     local::LocalWorkload,
     outbound::resolve::{self, Way},
@@ -94,6 +94,9 @@ async fn bring_up(
             .fix("weft agent status");
         return Err((Code::Unavailable, fault));
     }
+    // First the certificate: nobody may be sent to an endpoint that cannot prove itself.
+    let issued = tokio::time::timeout(READY_WITHIN, identity::first(shared, workload)).await;
+    issued.map_err(|_| too_slow(workload))?.map_err(|fault| (Code::PermissionDenied, fault))?;
     let registered = tokio::time::timeout(READY_WITHIN, registration::register(shared, workload)).await;
     registered.map_err(|_| too_slow(workload))?.map_err(|fault| (Code::PermissionDenied, fault))?;
     if !LocalApi::may_speak(uid, workload) {
@@ -104,13 +107,6 @@ async fn bring_up(
         return Err((Code::PermissionDenied, fault));
     }
     listeners.start_rotation(workload);
-    let deadline = shared.clock.now() + READY_WITHIN;
-    while workload.slot.load().is_none() {
-        if shared.clock.now() > deadline {
-            return Err(too_slow(workload));
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
     listeners.workloads_changed();
     let proxy = listeners.open_proxy(workload, uid).await.map_err(|fault| (Code::Unavailable, fault))?;
     let mut addresses = BTreeMap::new();

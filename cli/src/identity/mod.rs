@@ -1,0 +1,5 @@
+//! Commands on identities: tokens, certificates, the authority, and the person's own identity.
+
+pub(crate) mod person;
+pub(crate) mod show;
+pub(crate) mod token;

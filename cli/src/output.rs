@@ -1,0 +1,165 @@
+//! What is printed and how: data to standard output, talk to standard error (cli.md 4.2).
+
+use std::io::{IsTerminal as _, Write as _};
+
+use comfy_table::{Table, presets};
+use serde_json::Value;
+use weft_api::fault::Fault;
+
+use crate::{
+    args::{Color, Format, Global},
+    error::CliError,
+};
+
+/// The person's wishes about output.
+#[derive(Clone, Debug)]
+pub(crate) struct Output {
+    format: Format,
+    quiet: bool,
+    headers: bool,
+    color: bool,
+}
+
+impl Output {
+    /// From the global flags, the environment and the kind of standard error.
+    pub(crate) fn new(global: &Global) -> Self {
+        let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty() && value != "0");
+        let color = match global.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto if set("NO_COLOR") => false,
+            Color::Auto => set("CLICOLOR_FORCE") || std::io::stderr().is_terminal(),
+        };
+        Self { format: global.output, quiet: global.quiet, headers: !global.no_headers, color }
+    }
+
+    /// The form asked for.
+    pub(crate) const fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Whether the output is for programs.
+    pub(crate) const fn is_structured(&self) -> bool {
+        matches!(self.format, Format::Json | Format::Yaml)
+    }
+
+    /// A line of data on standard output.
+    pub(crate) fn line(&self, text: impl AsRef<str>) -> Result<(), CliError> {
+        let mut out = std::io::stdout().lock();
+        let text = text.as_ref();
+        let written =
+            out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
+        match written {
+            // The reader has seen enough: `weft get … | head`.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+            Err(error) => Err(CliError::output(error)),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// An API object or list in JSON or YAML.
+    pub(crate) fn object(&self, value: &Value) -> Result<(), CliError> {
+        match self.format {
+            Format::Yaml => {
+                let text = weft_api::manifest::value_to_yaml(value).map_err(CliError::output)?;
+                self.line(text.trim_end())
+            }
+            Format::Json | Format::Table | Format::Wide | Format::Name => {
+                let text = serde_json::to_string_pretty(value).map_err(CliError::output)?;
+                self.line(text)
+            }
+        }
+    }
+
+    /// One JSON object on one line, for streams.
+    pub(crate) fn json_line(&self, value: &Value) -> Result<(), CliError> {
+        self.line(value.to_string())
+    }
+
+    /// A table with stable upper-snake column names; plain text in two-space columns, no borders, no colour.
+    pub(crate) fn table(&self, columns: &[&str], rows: Vec<Vec<String>>) -> Result<(), CliError> {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        if self.headers {
+            table.set_header(columns);
+        }
+        for row in rows {
+            table.add_row(row.into_iter().map(|cell| printable(&cell)));
+        }
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        for line in table.lines() {
+            self.line(line.trim_end())?;
+        }
+        Ok(())
+    }
+
+    /// Talk on standard error, unless `-q`.
+    pub(crate) fn talk(&self, text: impl AsRef<str>) {
+        if !self.quiet {
+            // Talk that cannot be written has no reader.
+            let _ = writeln!(std::io::stderr().lock(), "{}", text.as_ref());
+        }
+    }
+
+    /// `✓ step`, on standard error.
+    pub(crate) fn done(&self, step: impl AsRef<str>) {
+        let mark = if self.color { "\u{1b}[32m✓\u{1b}[0m" } else { "✓" };
+        self.talk(format!("  {mark} {}", step.as_ref()));
+    }
+
+    /// An error or warning in five parts: on standard error as a block, with `-o json` as an object.
+    pub(crate) fn fault(&self, fault: &Fault) {
+        let mut err = std::io::stderr().lock();
+        let text = if self.format == Format::Json { fault.to_json().to_string() } else { self.block(fault) };
+        // An error that cannot be written has no reader; the exit code still tells.
+        let _ = writeln!(err, "{text}");
+    }
+
+    fn block(&self, fault: &Fault) -> String {
+        let (on, off) = if self.color { ("\u{1b}[31m", "\u{1b}[0m") } else { ("", "") };
+        let mut text = format!("{on}error[{}]{off}: {}", fault.code, printable(&fault.what));
+        for (index, why) in fault.why.iter().enumerate() {
+            let label = if index == 0 { "why" } else { "" };
+            text.push_str(&format!("\n  {label:<4}  {}", printable(why)));
+        }
+        for (index, fix) in fault.fix.iter().enumerate() {
+            let label = if index == 0 { "fix" } else { "" };
+            text.push_str(&format!("\n  {label:<4}  {}", printable(fix)));
+        }
+        text.push_str(&format!("\n  docs  weft explain {}", fault.code));
+        if let Some(id) = &fault.request_id {
+            text.push_str(&format!("          request {id}"));
+        }
+        text
+    }
+
+    /// Asks a yes-or-no question; without a terminal the answer is no (API-15: nothing is assumed).
+    pub(crate) fn confirm(&self, question: &str) -> Result<bool, CliError> {
+        if !std::io::stdin().is_terminal() {
+            return Ok(false);
+        }
+        let mut err = std::io::stderr().lock();
+        write!(err, "{question} [y/N] ").and_then(|()| err.flush()).map_err(CliError::output)?;
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer).map_err(CliError::output)?;
+        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    }
+}
+
+/// Replaces control characters, so that a name from elsewhere cannot steer the terminal (API-15).
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn api_15_control_characters_never_reach_the_terminal() {
+        assert_eq!(printable("a\u{1b}[2Jb\r\u{7}"), "a\u{fffd}[2Jb\u{fffd}\u{fffd}");
+        assert_eq!(printable("Ünï\tcode\n"), "Ünï\tcode\n");
+    }
+}

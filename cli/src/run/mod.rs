@@ -1,0 +1,10 @@
+//! Long-running commands: the planes as processes, and the demo that holds both.
+
+pub(crate) mod agent;
+pub(crate) mod background;
+pub(crate) mod config;
+pub(crate) mod demo;
+pub(crate) mod logs;
+pub(crate) mod server;
+pub(crate) mod signals;
+pub(crate) mod up;

@@ -1,0 +1,33 @@
+//! `weft server run`: the control plane in the foreground.
+
+use std::{process::ExitCode, time::Duration};
+
+use tracing::info;
+use weft_registry::server::Server;
+
+use super::{background, logs, signals};
+use crate::{
+    args::{
+        Global,
+        groups::{ServerArgs, ServerCommand},
+    },
+    error::{CliError, Exit},
+    output::Output,
+};
+
+/// How long open calls may take to end after SIGTERM.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Runs the server until SIGINT or SIGTERM.
+pub(crate) fn server(args: &ServerArgs, global: &Global, output: &Output) -> Result<ExitCode, CliError> {
+    let ServerCommand::Run { config } = &args.command;
+    logs::start(global);
+    let text = std::fs::read_to_string(config).map_err(|e| CliError::file(config, &e))?;
+    let config = background::server_config(&text, &config.display().to_string())?;
+    let server = Server::start(config).map_err(|e| CliError::new(Exit::Usage, e.fault()))?;
+    output.talk(format!("server ready: control {} (Ctrl-C stops it)", server.control_addr()));
+    let stop = signals::wait()?;
+    info!(signal = ?stop, "stopping");
+    server.shutdown(SHUTDOWN_DEADLINE);
+    Ok(stop.exit())
+}
