@@ -18,18 +18,26 @@ def drain(connection):
     return f"{count} {digest.hexdigest()}\n"
 
 
+def serve(connection, mode):
+    if mode == "reads":
+        connection.sendall(drain(connection).encode())
+    else:
+        connection.sendall(bytes(1 << 20))
+        connection.shutdown(socket.SHUT_WR)
+        print(drain(connection), end="", flush=True)
+
+
 def main():
     port, mode = int(sys.argv[1]), sys.argv[2]
     listener = socket.create_server(("127.0.0.1", port))
     while True:
         connection, _ = listener.accept()
         with connection:
-            if mode == "reads":
-                connection.sendall(drain(connection).encode())
-            else:
-                connection.sendall(bytes(1 << 20))
-                connection.shutdown(socket.SHUT_WR)
-                print(drain(connection), end="", flush=True)
+            try:
+                serve(connection, mode)
+            except OSError as error:
+                # Who only looks whether the port is open goes again at once.
+                print(error, file=sys.stderr, flush=True)
 
 
 main()

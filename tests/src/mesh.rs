@@ -178,11 +178,13 @@ impl Mesh {
         get(self.host(host), "/metrics")
     }
 
-    /// The access log and other output of the agent on `node` so far.
+    /// The access log of the agent on `node`, and what it has said otherwise, so far.
     #[track_caller]
     pub fn agent_log(&mut self, node: &str) -> String {
+        let access = state_dir(self.host(node)).join("agent/access.log");
+        let access = fs::read_to_string(access).unwrap_or_default();
         let agent = self.agent(node);
-        format!("{}{}", agent.stdout(), agent.stderr())
+        format!("{}{}{access}", agent.stdout(), agent.stderr())
     }
 
     /// Writes the configuration of an agent on `host` that says it is `node`, and returns its path.

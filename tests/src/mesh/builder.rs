@@ -118,8 +118,9 @@ impl Builder {
     /// If any step fails; the message holds what the program said.
     #[track_caller]
     pub fn start(self) -> Mesh {
+        let nodes = self.nodes.iter().map(|(name, _)| name.as_str());
         let names: Vec<&str> =
-            [CTL].into_iter().chain(self.nodes.iter().map(|(name, _)| name.as_str())).collect();
+            [CTL].into_iter().chain(nodes).chain(self.hosts.iter().map(String::as_str)).collect();
         let network = Network::new(&names);
         let binary = install_binary(&network);
         let mut mesh = Mesh { agents: BTreeMap::new(), server: None, network, binary };
