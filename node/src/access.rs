@@ -149,7 +149,7 @@ impl Record {
     }
 
     /// The destination's program has accepted, or bytes may flow towards it.
-    pub(crate) fn connected(&mut self, shared: &Shared) {
+    pub(crate) fn connected(&self, shared: &Shared) {
         let took = shared.clock.now().saturating_duration_since(self.started);
         shared.report.metrics.flow_opened(took);
     }

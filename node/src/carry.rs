@@ -56,7 +56,14 @@ pub(crate) async fn caller_to_tunnel(
             app.refuse(&error.fault()).await;
             Err(error)
         }
-        _ => Ok(transfer),
+        End::Clean
+        | End::App(_)
+        | End::Neighbour(_)
+        | End::Far(_)
+        | End::Stalled
+        | End::Exchange(_)
+        | End::Idle
+        | End::Cut(_) => Ok(transfer),
     }
 }
 

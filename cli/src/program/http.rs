@@ -46,12 +46,10 @@ pub(crate) async fn exchange(
             Ok(Response::from_parts(parts, body.to_bytes()))
         };
         tokio::pin!(exchange, connection);
-        loop {
-            tokio::select! {
-                outcome = &mut exchange => return outcome,
-                // The connection's own error reaches the exchange as well, with the better words.
-                _ = &mut connection => return exchange.await,
-            }
+        tokio::select! {
+            outcome = &mut exchange => outcome,
+            // The connection's own error reaches the exchange as well, with the better words.
+            _ = &mut connection => exchange.await,
         }
     };
     tokio::time::timeout(timeout, attempt).await.unwrap_or(Err(ExchangeError::TimedOut(timeout)))

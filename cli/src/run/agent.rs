@@ -106,7 +106,7 @@ fn start(config: &Path, state: &Path, global: &Global, output: &Output) -> Resul
         config.as_os_str(),
     ])?;
     let socket = state.join("run").join("agent.sock");
-    let here = Global { agent_socket: Some(socket.clone()), ..global.clone() };
+    let here = Global { agent_socket: Some(socket), ..global.clone() };
     process.wait_ready(pid, || client::run(local_agent(&here)).is_ok())?;
     output.done(format!("agent runs as process {pid}; log {}", process.log_file.display()));
     output.talk(format!(

@@ -183,15 +183,11 @@ impl Inbound {
         permit: &Permit,
         place: &FlowPlace,
         snapshot: Option<&Snapshot>,
-        record: &mut Record,
+        record: &Record,
     ) -> Result<Transfer, FlowError> {
         let settings = crate::outbound::settings_of(snapshot, &destination.target.service);
-        let address = match program_address(snapshot, &destination.workload, &destination.target) {
-            Some(address) => address,
-            None => {
-                let error = not_served(&destination.target);
-                return Err(refuse(incoming, error, ""));
-            }
+        let Some(address) = program_address(snapshot, &destination.workload, &destination.target) else {
+            return Err(refuse(incoming, not_served(&destination.target), ""));
         };
         let io = match connect::connect(permit, address, settings.connect).await {
             Ok(io) => io,

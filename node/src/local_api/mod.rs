@@ -77,7 +77,7 @@ impl agent_server::Agent for LocalApi {
     async fn run(&self, request: Request<RunRequest>) -> Result<Response<Self::RunStream>, Status> {
         let uid = Self::uid(&request)?;
         let started = runs::start(&self.shared, &self.listeners, uid, request.into_inner()).await;
-        let (event, guard) = started.map_err(|(code, fault)| fault_to_status(code, &fault))?;
+        let (event, guard) = started.map_err(|refusal| fault_to_status(refusal.0, &refusal.1))?;
         info!(workload = event.workload_id, uid, "program started");
         Ok(Response::new(held_open(event, guard)))
     }
@@ -86,7 +86,7 @@ impl agent_server::Agent for LocalApi {
         let uid = Self::uid(&request)?;
         let wanted = request.into_inner().identity;
         let spoken = runs::speak(&self.shared, &self.listeners, uid, &wanted).await;
-        let (event, guard) = spoken.map_err(|(code, fault)| fault_to_status(code, &fault))?;
+        let (event, guard) = spoken.map_err(|refusal| fault_to_status(refusal.0, &refusal.1))?;
         Ok(Response::new(held_open(event, guard)))
     }
 

@@ -22,6 +22,7 @@ use weft_policy::{
 use super::LocalApi;
 use crate::{
     control::{identity, registration},
+    error::FlowError,
     listeners::{Listeners, ProxyGuard, UpstreamSpec},
     local::LocalWorkload,
     outbound::resolve::{self, Way},
@@ -34,7 +35,11 @@ const READY_WITHIN: Duration = Duration::from_secs(10);
 const MAX_RUNS: usize = 1_000;
 
 /// A refusal with the gRPC code that carries it.
-pub(super) type Refusal = (Code, Fault);
+pub(super) type Refusal = Box<(Code, Fault)>;
+
+fn refusal(code: Code, fault: Fault) -> Refusal {
+    Box::new((code, fault))
+}
 
 /// What `weft run` holds: dropping it unregisters the workload.
 pub(super) struct RunGuard {
@@ -64,12 +69,12 @@ pub(super) async fn start(
     request: RunRequest,
 ) -> Result<(RunEvent, RunGuard), Refusal> {
     if shared.locals.len() >= MAX_RUNS {
-        return Err((
+        return Err(refusal(
             Code::ResourceExhausted,
             Fault::new(code::OVER_LIMIT, format!("{MAX_RUNS} workloads run here already")),
         ));
     }
-    let workload = Arc::new(describe(shared, uid, &request)?);
+    let workload = Arc::new(describe(shared, uid, named_ports(shared, request.clone()).await?)?);
     let upstreams = upstream_specs(&workload, &request)?;
     shared.locals.insert(&workload);
     let result = bring_up(shared, listeners, uid, &workload, upstreams).await;
@@ -92,30 +97,31 @@ async fn bring_up(
         let fault = Fault::new(code::SERVER_UNREACHABLE, "a new program cannot be started without a server")
             .why(shared.link.state().why_not)
             .fix("weft agent status");
-        return Err((Code::Unavailable, fault));
+        return Err(refusal(Code::Unavailable, fault));
     }
     // First the certificate: nobody may be sent to an endpoint that cannot prove itself.
     let issued = tokio::time::timeout(READY_WITHIN, identity::first(shared, workload)).await;
-    issued.map_err(|_| too_slow(workload))?.map_err(|fault| (Code::PermissionDenied, fault))?;
+    issued.map_err(|_| too_slow(workload))?.map_err(|fault| refusal(Code::PermissionDenied, fault))?;
     let registered = tokio::time::timeout(READY_WITHIN, registration::register(shared, workload)).await;
-    registered.map_err(|_| too_slow(workload))?.map_err(|fault| (Code::PermissionDenied, fault))?;
+    registered.map_err(|_| too_slow(workload))?.map_err(|fault| refusal(Code::PermissionDenied, fault))?;
     if !LocalApi::may_speak(uid, workload) {
         let fault =
             Fault::new(code::MAY_NOT_SPEAK_AS, format!("uid {uid} may not run {}", workload.identity))
                 .why("only the agent's own user, root and the users that the enrollment names may")
                 .fix("weft get workloadenrollments -A -o yaml");
-        return Err((Code::PermissionDenied, fault));
+        return Err(refusal(Code::PermissionDenied, fault));
     }
     listeners.start_rotation(workload);
     listeners.workloads_changed();
-    let proxy = listeners.open_proxy(workload, uid).await.map_err(|fault| (Code::Unavailable, fault))?;
+    let proxy =
+        listeners.open_proxy(workload, uid).await.map_err(|fault| refusal(Code::Unavailable, fault))?;
     let mut addresses = BTreeMap::new();
     let mut guards = Vec::new();
     for upstream in upstreams {
         let spec = with_port(shared, upstream).await?;
         let name = spec.service.name.to_string();
         let opened = listeners.open_upstream(workload, uid, spec).await;
-        let guard = opened.map_err(|fault| (Code::FailedPrecondition, fault))?;
+        let guard = opened.map_err(|fault| refusal(Code::FailedPrecondition, fault))?;
         addresses.insert(name, guard.address.to_string());
         guards.push(guard);
     }
@@ -143,11 +149,30 @@ fn too_slow(workload: &LocalWorkload) -> Refusal {
         format!("no certificate for {} within {READY_WITHIN:?}", workload.identity),
     )
     .fix("weft agent status");
-    (Code::DeadlineExceeded, fault)
+    refusal(Code::DeadlineExceeded, fault)
+}
+
+/// Gives a port without a name the key of the service's default port. A service that nobody declared is made with port 80
+/// named `http` (decisions.md), so that is its key.
+async fn named_ports(shared: &Shared, mut request: RunRequest) -> Result<RunRequest, Refusal> {
+    let Some(address) = request.ports.remove("") else { return Ok(request) };
+    let namespace =
+        if request.namespace.is_empty() { shared.namespace.to_string() } else { request.namespace.clone() };
+    let (Ok(name), Ok(namespace)) = (request.service.parse(), namespace.parse()) else { return Ok(request) };
+    let service = ServiceName::new(namespace, name);
+    let key = match resolve::service_port(shared, &service, None).await {
+        Ok(Way::Mesh(_, target)) => target.port.to_string(),
+        Ok(Way::Outside(..)) | Err(FlowError::UnknownService { .. }) => "http".to_owned(),
+        Err(error) => {
+            return Err(refusal(Code::InvalidArgument, error.fault().fix("name it: --port NAME=PORT")));
+        }
+    };
+    request.ports.insert(key, address);
+    Ok(request)
 }
 
 /// The workload that a request describes.
-fn describe(shared: &Shared, uid: u32, request: &RunRequest) -> Result<LocalWorkload, Refusal> {
+fn describe(shared: &Shared, uid: u32, request: RunRequest) -> Result<LocalWorkload, Refusal> {
     let invalid = |what: String| {
         (
             Code::InvalidArgument,
@@ -200,7 +225,10 @@ fn local_address(text: &str) -> Option<SocketAddr> {
 
 fn upstream_specs(workload: &LocalWorkload, request: &RunRequest) -> Result<Vec<Upstream>, Refusal> {
     let invalid = |what: String| {
-        (Code::InvalidArgument, Fault::new(code::USAGE, what).fix("weft run --upstream charge:80=9001 …"))
+        refusal(
+            Code::InvalidArgument,
+            Fault::new(code::USAGE, what).fix("weft run --upstream charge:80=9001 …"),
+        )
     };
     let spec = |upstream: &weft_api::pb::agent::Upstream| {
         let (name, namespace) = match upstream.service.split_once('.') {
@@ -243,14 +271,14 @@ async fn with_port(shared: &Shared, upstream: Upstream) -> Result<UpstreamSpec, 
         None => match resolve::service_port(shared, &service, None).await {
             Ok(Way::Mesh(_, target)) => NonZeroU16::new(target.port).ok_or_else(|| no_port(&service))?,
             Ok(Way::Outside(..)) => return Err(no_port(&service)),
-            Err(error) => return Err((Code::NotFound, error.fault())),
+            Err(error) => return Err(refusal(Code::NotFound, error.fault())),
         },
     };
     Ok(UpstreamSpec { service, port, listen })
 }
 
 fn no_port(service: &ServiceName) -> Refusal {
-    (Code::NotFound, Fault::new(code::UNKNOWN_PORT, format!("{service} has no default port")))
+    refusal(Code::NotFound, Fault::new(code::UNKNOWN_PORT, format!("{service} has no default port")))
 }
 
 /// Opens a proxy port that speaks as an identity of this node.
@@ -275,7 +303,10 @@ pub(super) async fn speak(
         ([only], "") => only,
         ([], _) if !matches.is_empty() => {
             let fault = Fault::new(code::MAY_NOT_SPEAK_AS, format!("uid {uid} may not speak as {wanted}"));
-            return Err((Code::PermissionDenied, fault.fix("weft get workloadenrollments -A -o yaml")));
+            return Err(refusal(
+                Code::PermissionDenied,
+                fault.fix("weft get workloadenrollments -A -o yaml"),
+            ));
         }
         (_, "") => {
             let fault = Fault::new(
@@ -284,17 +315,18 @@ pub(super) async fn speak(
             )
             .why(format!("identities here: {}", identities()))
             .fix("weft call SERVICE --as NAME");
-            return Err((Code::InvalidArgument, fault));
+            return Err(refusal(Code::InvalidArgument, fault));
         }
         (_, _) => {
             let fault =
                 Fault::new(code::IDENTITY_NOT_ON_NODE, format!("no workload of this node is {wanted}"))
                     .why(format!("identities here: {}", identities()))
                     .fix("weft run --service NAME -- PROGRAM");
-            return Err((Code::NotFound, fault));
+            return Err(refusal(Code::NotFound, fault));
         }
     };
-    let proxy = listeners.open_proxy(workload, uid).await.map_err(|fault| (Code::Unavailable, fault))?;
+    let proxy =
+        listeners.open_proxy(workload, uid).await.map_err(|fault| refusal(Code::Unavailable, fault))?;
     let event = SpeakEvent {
         workload_id: workload.identity.to_string(),
         proxy_port: u32::from(proxy.address.port()),

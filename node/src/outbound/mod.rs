@@ -12,12 +12,7 @@ use std::sync::Arc;
 
 use tracing::debug;
 use weft_overlay::TunnelPool;
-use weft_policy::{
-    model::traffic::{TimeoutSettings, TrafficSettings},
-    name::ServiceName,
-    route::Target,
-    snapshot::Snapshot,
-};
+use weft_policy::{model::traffic::TimeoutSettings, name::ServiceName, route::Target, snapshot::Snapshot};
 
 use crate::{
     access::Record,
@@ -182,5 +177,5 @@ async fn refuse(app: crate::app::AppStream, error: FlowError) -> FlowError {
 /// The timeouts of a destination; the defaults when it is not known.
 pub(crate) fn settings_of(snapshot: Option<&Snapshot>, service: &ServiceName) -> TimeoutSettings {
     let settings = snapshot.and_then(|snapshot| snapshot.destination(service)).map(|found| *found.settings());
-    settings.unwrap_or_else(TrafficSettings::default).timeouts
+    settings.unwrap_or_default().timeouts
 }

@@ -48,13 +48,18 @@ const RESOLVED_FOR: Duration = Duration::from_secs(30);
 /// Names kept.
 const MAX_NAMES: usize = 1_024;
 
+/// TLS configurations by source and destination.
+type Configs = HashMap<(SpiffeId, SpiffeId), Arc<rustls::ClientConfig>>;
+/// Resolved names, and since when they are believed.
+type Names = HashMap<HostPort, (Instant, Vec<SocketAddr>)>;
+
 /// Opens connections for one worker. A clone is the same one.
 #[derive(Clone)]
 pub(super) struct Opener {
     shared: Arc<Shared>,
     pool: TunnelPool,
-    configs: Arc<Mutex<HashMap<(SpiffeId, SpiffeId), Arc<rustls::ClientConfig>>>>,
-    names: Arc<Mutex<HashMap<HostPort, (Instant, Vec<SocketAddr>)>>>,
+    configs: Arc<Mutex<Configs>>,
+    names: Arc<Mutex<Names>>,
 }
 
 /// An open way to the destination's program.

@@ -45,11 +45,7 @@ pub(super) struct DemoMesh {
 
 impl DemoMesh {
     /// Starts everything and prints a line for each step.
-    pub(super) fn start(
-        state: &Path,
-        sabotage: Option<Sabotage>,
-        report: &mut Report,
-    ) -> Result<Self, CliError> {
+    pub(super) fn start(state: &Path, sabotage: Option<Sabotage>, report: &Report) -> Result<Self, CliError> {
         prepare(state)?;
         let echo = if breaks(sabotage, Sabotage::CorruptEcho) { Echo::Corrupt } else { Echo::Faithful };
         let services = Services::start(echo)?;

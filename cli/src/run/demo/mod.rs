@@ -30,7 +30,7 @@ pub(crate) fn demo(args: &DemoArgs, output: &Output) -> Result<ExitCode, CliErro
     }
     let mut report = Report::new(output.clone());
     report.title(&state);
-    let mesh = DemoMesh::start(&state, args.sabotage, &mut report)?;
+    let mesh = DemoMesh::start(&state, args.sabotage, &report)?;
     let mesh = checks::run_all(mesh, args.sabotage, &mut report)?;
     let outcome = report.outcome();
     if args.once {
