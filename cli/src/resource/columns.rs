@@ -55,7 +55,7 @@ const fn specific(kind: Kind) -> &'static [Column] {
             ("DEFAULT_AUTHORIZATION", |o| text(o, "/spec/defaultAuthorization")),
         ],
         Kind::Workload => &[
-            ("NODE", |o| text(o, "/spec/agent")),
+            ("NODE", |o| text(o, "/spec/node")),
             ("IDENTITY", |o| text(o, "/spec/identity")),
             ("SERVICES", |o| list(o, "/spec/services", |s| plain(Some(s)))),
             ("PORTS", |o| pairs(o.pointer("/spec/ports"))),

@@ -79,7 +79,7 @@ async fn service_effect(
     let names: Vec<_> = policies.iter().filter(|p| targets(p, name)).filter_map(summary).collect();
     let workloads = list_all(client, Kind::Workload, &BTreeMap::new(), &scope).await?;
     let serving = workloads.iter().filter(|w| serves(w, name)).filter_map(|w| {
-        let node = w.pointer("/spec/agent")?.as_str()?;
+        let node = w.pointer("/spec/node")?.as_str()?;
         Some(json!(format!("{}@{node}", w.pointer("/metadata/name")?.as_str()?)))
     });
     Ok(json!({

@@ -14,13 +14,19 @@ use weft_policy::model::Kind;
 
 use crate::{args::Global, error::CliError};
 
-/// Reads `KIND/NAME …`, `KIND NAME …` or `KIND` into a kind and names.
+/// Reads `KIND/NAME …`, `KIND NAME …`, `KIND` or `KIND,KIND` into a kind and names.
 pub(crate) fn parse_what(what: &[String]) -> Result<Vec<(Kind, Option<String>)>, CliError> {
     let mut parsed = Vec::new();
     let mut rest = what.iter();
     while let Some(word) = rest.next() {
         if let Some((kind, name)) = word.split_once('/') {
             parsed.push((kind_of(kind)?, Some(name.to_owned())));
+            continue;
+        }
+        if word.contains(',') {
+            for kind in word.split(',') {
+                parsed.push((kind_of(kind)?, None));
+            }
             continue;
         }
         let kind = kind_of(word)?;
@@ -75,6 +81,7 @@ mod tests {
         assert_eq!(parse_what(&words("svc/a service/b")).unwrap(), [service("a"), service("b")]);
         assert_eq!(parse_what(&words("services a b")).unwrap(), [service("a"), service("b")]);
         assert_eq!(parse_what(&words("ap")).unwrap(), [(Kind::AuthorizationPolicy, None)]);
+        assert_eq!(parse_what(&words("svc,wl")).unwrap(), [(Kind::Service, None), (Kind::Workload, None)]);
         assert!(parse_what(&words("nonsense")).is_err());
     }
 }
