@@ -141,7 +141,8 @@ impl Mesh {
             }
         };
         let file = node.write("token", &token)?;
-        let join = with(node.command(ground, &self.binary, &["agent", "join", "--token-file"]), &file);
+        let mut join = with(node.command(ground, &self.binary, &["agent", "join", "--token-file"]), &file);
+        join.args(["--no-start", "--config"]).arg(node.home.join("agent.yaml"));
         ground.launcher.finish("weft-join", join, COMMAND).await.context("cannot enroll")?;
         Ok(())
     }
@@ -157,12 +158,8 @@ impl Node {
     /// A command of the binary under test on this node, with everything it keeps below the node's home.
     fn command(&self, ground: &Ground, binary: &Path, arguments: &[&str]) -> Command {
         let mut command = ground.launcher.foreign(&self.place, binary);
-        command.args(arguments).env("HOME", &self.home).env("XDG_RUNTIME_DIR", self.home.join("run"));
-        for (variable, below) in
-            [("XDG_CONFIG_HOME", "config"), ("XDG_DATA_HOME", "data"), ("XDG_STATE_HOME", "state")]
-        {
-            command.env(variable, self.home.join(below));
-        }
+        // The commands of a person find the sockets below it; servers and agents take the same from their files.
+        command.args(arguments).env("HOME", &self.home).env("WEFT_STATE_DIR", &self.home);
         command
     }
 
@@ -188,8 +185,9 @@ fn server_config(ground: &Ground, node: &Node, control_port: u16) -> Result<Stri
     Ok(format!(
         "cluster: local\ntrustDomain: {TRUST_DOMAIN}\n\
          listen: {{control: \"{control}\", admin: \"{admin}\", metrics: \"{metrics}\"}}\n\
-         advertise: [\"{address}\"]\nstore: {{embedded: {{path: \"{}\"}}}}\n",
-        store.display()
+         advertise: [\"{address}\"]\nstore: {{embedded: {{path: \"{}\"}}}}\nrunDir: \"{}\"\n",
+        store.display(),
+        node.home.join("run").display()
     ))
 }
 
@@ -200,7 +198,9 @@ fn agent_config(ground: &Ground, node: &Node, server: SocketAddr, workload: &str
     Ok(format!(
         "cluster: local\nnode: {name}\nservers: [\"{server}\"]\n\
          listen: {{tunnels: \"{tunnels}\", proxy: \"{proxy}\", admin: \"{admin}\", metrics: \"{metrics}\"}}\n\
-         advertise: [\"{}\"]\nworkers: 1\nworkloads:\n{workload}",
-        node.place.address
+         advertise: [\"{}\"]\nstateDir: \"{}\"\nrunDir: \"{}\"\nworkers: 1\nworkloads:\n{workload}",
+        tunnels,
+        node.home.join("agent").display(),
+        node.home.join("run").display()
     ))
 }
