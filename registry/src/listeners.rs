@@ -97,22 +97,27 @@ impl ListenError {
     /// Its code in the catalogue.
     #[must_use]
     pub fn code(&self) -> CodeId {
-        match self {
-            Self::Port { source, .. } => match source.kind() {
-                ErrorKind::AddrInUse => code::PORT_IN_USE,
-                ErrorKind::PermissionDenied => code::PORT_NOT_PERMITTED,
-                ErrorKind::AddrNotAvailable => code::ADDRESS_NOT_LOCAL,
-                _ => code::FILE_UNUSABLE,
-            },
-            Self::Socket { source, .. } => match source.kind() {
-                ErrorKind::AddrInUse => code::STATE_IN_USE,
-                ErrorKind::AlreadyExists | ErrorKind::PermissionDenied => code::SOCKET_UNSAFE,
-                _ => code::FILE_UNUSABLE,
-            },
-            Self::Memory(error) => error.code(),
-        }
+        let (kind, known) = match self {
+            Self::Port { source, .. } => (source.kind(), PORT_CODES),
+            Self::Socket { source, .. } => (source.kind(), SOCKET_CODES),
+            Self::Memory(error) => return error.code(),
+        };
+        known.iter().find(|(found, _)| *found == kind).map_or(code::FILE_UNUSABLE, |(_, id)| *id)
     }
 }
+
+/// What a refused port means to a person; everything else is said in the system's words.
+const PORT_CODES: &[(ErrorKind, CodeId)] = &[
+    (ErrorKind::AddrInUse, code::PORT_IN_USE),
+    (ErrorKind::PermissionDenied, code::PORT_NOT_PERMITTED),
+    (ErrorKind::AddrNotAvailable, code::ADDRESS_NOT_LOCAL),
+];
+/// What a refused socket means to a person.
+const SOCKET_CODES: &[(ErrorKind, CodeId)] = &[
+    (ErrorKind::AddrInUse, code::STATE_IN_USE),
+    (ErrorKind::AlreadyExists, code::SOCKET_UNSAFE),
+    (ErrorKind::PermissionDenied, code::SOCKET_UNSAFE),
+];
 
 impl Listeners {
     /// Opens every listener of `config`. Call it within a tokio runtime, with the store open: its lock keeps a second

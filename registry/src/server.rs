@@ -499,3 +499,6 @@ fn remove_socket(path: &PathBuf) {
         warn!(%error, path = %path.display(), "the socket could not be removed");
     }
 }
+
+#[cfg(test)]
+mod tests;

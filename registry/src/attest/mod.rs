@@ -3,4 +3,6 @@
 //! One way so far: a one-use token that an admin made ([`join_token`]).
 
 pub mod join_token;
+mod making;
 mod record;
+mod wanted;

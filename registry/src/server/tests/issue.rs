@@ -1,0 +1,130 @@
+//! Issuing (security.md 5.8).
+
+use std::time::Duration;
+
+use tonic::Code;
+use weft_api::pb::identity::{IssueSvidRequest, identity_client::IdentityClient};
+use weft_identity::{csr::SigningRequest, svid::Svid};
+use weft_policy::code;
+
+use super::{Rig, codes, issue_by, workload};
+use crate::{
+    clock::Clock,
+    layout,
+    store::{
+        Store,
+        embedded::{Bounds, EmbeddedStore, Settings},
+        metrics::StoreMetrics,
+    },
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn iss_01_a_node_gets_only_what_it_is_enrolled_for() {
+    let rig = Rig::start();
+    let node = rig.node("hostb").await;
+    let charge = rig.issue(&node, &workload("charge")).await.unwrap();
+    assert_eq!(charge.id().to_string(), workload("charge"));
+    for (id, refusal) in [
+        ("spiffe://corp.example/ns/bank/sa/vault", code::ISSUANCE_REFUSED),
+        ("spiffe://corp.example/node/hostc", code::FOREIGN_IDENTITY),
+        ("spiffe://corp.example/server/s-1", code::FOREIGN_IDENTITY),
+        ("spiffe://corp.example/user/root", code::FOREIGN_IDENTITY),
+        ("spiffe://other.example/ns/default/sa/charge", code::FOREIGN_IDENTITY),
+    ] {
+        assert_eq!(
+            codes(rig.issue(&node, id).await),
+            (Code::PermissionDenied, refusal.as_str().to_owned()),
+            "{id}"
+        );
+    }
+    assert_eq!(codes(rig.issue(&node, "no id").await).1, code::BAD_SPIFFE_ID.as_str());
+}
+
+#[tokio::test]
+async fn iss_03_a_replayed_request_certifies_no_second_identity() {
+    let rig = Rig::start();
+    let (one, two) = (rig.node("hostb").await, rig.node("hostc").await);
+    let (_, csr) = SigningRequest::create().unwrap();
+    let ask = async |holder: &Svid, id: String| {
+        let mut client = IdentityClient::new(rig.dial(Some(holder)).await);
+        client.issue_svid(IssueSvidRequest { spiffe_id: id, csr: csr.clone() }).await
+    };
+    ask(&one, workload("charge")).await.unwrap();
+    for (holder, id) in [(&one, workload("ledger")), (&two, two.id().to_string())] {
+        let (grpc, refusal) = codes(ask(holder, id).await);
+        assert_eq!((grpc, &*refusal), (Code::PermissionDenied, code::BAD_SIGNING_REQUEST.as_str()));
+    }
+    let mut client = IdentityClient::new(rig.dial(Some(&one)).await);
+    let cut = IssueSvidRequest { spiffe_id: workload("order"), csr: csr[..csr.len() - 1].to_vec() };
+    assert_eq!(codes(client.issue_svid(cut).await).0, Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn iss_04_of_two_copies_of_an_agent_one_is_found_out() {
+    let rig = Rig::start();
+    let first = rig.node("hostb").await;
+    let second = rig.issue(&first, "").await.unwrap();
+    let third = rig.issue(&second, "").await.unwrap();
+    assert_eq!(codes(rig.issue(&first, "").await).1, code::IDENTITY_BANNED.as_str(), "the copy is older");
+    rig.issue(&third, "").await.unwrap();
+}
+
+#[tokio::test]
+async fn iss_04_an_answer_that_was_lost_can_be_asked_for_again() {
+    let rig = Rig::start();
+    let first = rig.node("hostb").await;
+    let lost = rig.issue(&first, "").await.unwrap();
+    let second = rig.issue(&first, "").await.unwrap();
+    rig.issue(&second, "").await.unwrap();
+    assert_eq!(codes(rig.issue(&lost, "").await).1, code::IDENTITY_BANNED.as_str());
+}
+
+#[tokio::test]
+async fn iss_06_a_node_that_floods_is_slowed_and_others_are_served() {
+    let rig = Rig::with("limits: {issuesPerNode: 1, signingQueue: 8}\n");
+    let (flood, other) = (rig.node("hostb").await, rig.node("hostc").await);
+    let channel = rig.dial(Some(&flood)).await;
+    let (mut issued, mut refused) = (0, 0);
+    for number in 0..40 {
+        match issue_by(IdentityClient::new(channel.clone()), &workload(&format!("s{number}"))).await {
+            Ok(_) => issued += 1,
+            Err(status) => {
+                assert_eq!(status.code(), Code::ResourceExhausted);
+                refused += 1;
+            }
+        }
+    }
+    assert!(issued >= 10 && refused > 0, "{issued} issued, {refused} refused");
+    rig.issue(&other, &workload("charge")).await.unwrap();
+}
+
+#[tokio::test]
+async fn iss_07_what_was_given_out_is_in_the_log_after_a_crash() {
+    let mut rig = Rig::start();
+    let node = rig.node("hostb").await;
+    let charge = rig.issue(&node, &workload("charge")).await.unwrap();
+    rig.kill();
+    let settings = Settings { directory: rig.state(), bounds: Bounds::default() };
+    let metrics = std::sync::Arc::<StoreMetrics>::default();
+    let store = EmbeddedStore::open(settings, Clock::system(), metrics).await.unwrap();
+    for svid in [&node, &charge] {
+        let entry = store.get(&layout::issued(svid.serial().as_bytes())).await.unwrap().unwrap();
+        assert!(String::from_utf8_lossy(&entry.value).contains(&svid.id().to_string()));
+    }
+}
+
+#[tokio::test]
+async fn clk_02_nothing_is_signed_while_the_clock_lies_behind() {
+    let (rig, hands) = Rig::timed("");
+    let node = rig.node("hostb").await;
+    hands.advance(10 * MINUTE);
+    rig.issue(&node, &workload("order")).await.unwrap();
+    let now = rig.now();
+    hands.set_wall(now - 2 * MINUTE);
+    let (grpc, id) = codes(rig.issue(&node, &workload("charge")).await);
+    assert_eq!((grpc, &*id), (Code::Unavailable, code::CLOCK_WENT_BACK.as_str()));
+    hands.set_wall(now);
+    rig.issue(&node, &workload("charge")).await.unwrap();
+}
