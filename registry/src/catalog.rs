@@ -1,7 +1,7 @@
 //! Everything that is configured, decoded, as one value.
 //!
 //! [`Catalog`] is what every reader of the plane looks at: immutable, cheap to clone, of one revision. It is made of
-//! batches of store events and performs no I/O; the task that feeds it is [`crate::world`]'s.
+//! batches of store events and performs no I/O; the task that feeds it is [`crate::keeper`]'s.
 //!
 //! A record that cannot be read is set aside under its key ([`Catalog::unreadable`]): it is not in force, the rest is
 //! (ETCD-09). A policy among them closes what it is about.
