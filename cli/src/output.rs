@@ -109,8 +109,10 @@ impl Output {
         self.talk(format!("  {mark} {}", step.as_ref()));
     }
 
-    /// An error or warning in five parts: on standard error as a block, with `-o json` as an object.
+    /// An error or warning in five parts: on standard error as a block, with `-o json` as an object. What to do comes
+    /// from the catalogue when the place of the error knows nothing better.
     pub(crate) fn fault(&self, fault: &Fault) {
+        let fault = &with_advice(fault);
         let mut err = std::io::stderr().lock();
         let text = if self.format == Format::Json { fault.to_json().to_string() } else { self.block(fault) };
         // An error that cannot be written has no reader; the exit code still tells.
@@ -148,6 +150,12 @@ impl Output {
     }
 }
 
+/// The fault with the advice of its code, unless it has its own.
+fn with_advice(fault: &Fault) -> Fault {
+    let row = weft_policy::code::lookup(&fault.code).filter(|_| fault.fix.is_empty());
+    row.map_or(&[][..], |row| row.fix).iter().fold(fault.clone(), |fault, fix| fault.fix(*fix))
+}
+
 /// Replaces control characters, so that a name from elsewhere cannot steer the terminal (API-15).
 pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
@@ -156,6 +164,14 @@ pub(crate) fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_without_advice_of_its_own_gets_that_of_its_code() {
+        let bare = with_advice(&Fault::new("W4002", "the text cannot be read as YAML"));
+        assert!(bare.fix.iter().any(|fix| fix.contains("weft apply")), "{:?}", bare.fix);
+        let own = with_advice(&Fault::new("W4002", "the text cannot be read as YAML").fix("do this"));
+        assert_eq!(own.fix, ["do this"]);
+    }
 
     #[test]
     fn api_15_control_characters_never_reach_the_terminal() {
