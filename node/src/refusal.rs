@@ -177,7 +177,9 @@ fn http_status(code: &str) -> (u16, &'static str) {
 
 pub(crate) fn socks_reply(code: &str) -> socks5::Reply {
     let is = |codes: &[CodeId]| codes.iter().any(|known| known.as_str() == code);
-    if code.starts_with("W2") || is(&[code::EGRESS_DENIED]) {
+    if is(&[code::SOCKS_COMMAND]) {
+        socks5::Reply::CommandNotSupported
+    } else if code.starts_with("W2") || is(&[code::EGRESS_DENIED]) {
         socks5::Reply::NotAllowed
     } else if is(&[code::UNKNOWN_SERVICE, code::NAME_NOT_RESOLVED, code::BAD_HOST]) {
         socks5::Reply::HostUnreachable

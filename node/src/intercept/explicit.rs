@@ -131,11 +131,11 @@ impl Talk {
         };
         let proven = owner.prove(entry, credential.as_ref());
         if credential.is_some() {
-            if proven.is_err() {
+            if let Err(unproven) = proven {
                 self.app.close_with(&socks5::verdict(false)).await;
-            } else {
-                self.app.io.write_all(&socks5::verdict(true)).await?;
+                return Err(unproven.into());
             }
+            self.app.io.write_all(&socks5::verdict(true)).await?;
         }
         self.answer = Answer::Socks5;
         let destination = self.message(socks5::request).await;

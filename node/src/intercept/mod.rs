@@ -318,3 +318,6 @@ impl InterceptError {
         fault_of(self.code(), self.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -70,18 +70,6 @@ pub enum SocksError {
     Host(#[from] InvalidHost),
 }
 
-impl SocksError {
-    /// What the client is told.
-    #[must_use]
-    pub const fn reply(&self) -> Reply {
-        match self {
-            Self::Command(_) => Reply::CommandNotSupported,
-            Self::Host(_) => Reply::HostUnreachable,
-            Self::Version(_) | Self::NoMethod | Self::Credential(_) | Self::Destination => Reply::Failure,
-        }
-    }
-}
-
 /// A message and how many bytes it took.
 pub type Parsed<T> = Result<Option<(T, usize)>, SocksError>;
 
@@ -144,7 +132,7 @@ pub const fn verdict(accepted: bool) -> [u8; 2] {
 ///
 /// # Errors
 ///
-/// [`SocksError`]; its [`SocksError::reply`] is what the client should be told.
+/// [`SocksError`].
 pub fn request(bytes: &[u8]) -> Parsed<Destination> {
     let Some(version) = bytes.first() else { return Ok(None) };
     if *version != VERSION {
@@ -227,14 +215,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_served_is_told_by_its_reply() {
-        assert_eq!(request(&[5, 2, 0, 1]).unwrap_err().reply(), Reply::CommandNotSupported);
-        assert_eq!(request(&[5, 3, 0, 1]).unwrap_err().reply(), Reply::CommandNotSupported);
+    fn what_is_not_served_is_told_apart() {
+        assert_eq!(request(&[5, 2, 0, 1]), Err(SocksError::Command(2)));
+        assert_eq!(request(&[5, 3, 0, 1]), Err(SocksError::Command(3)));
         assert_eq!(request(&[5, 1, 0, 9]), Err(SocksError::Destination));
         assert_eq!(request(&domain("charge", 0)), Err(SocksError::Destination));
-        assert_eq!(request(&domain("bad host", 80)).unwrap_err().reply(), Reply::HostUnreachable);
-        assert_eq!(request(&domain("", 80)).unwrap_err().reply(), Reply::HostUnreachable);
-        assert_eq!(request(&[5, 1, 0, 3, 1, 0xff, 0, 80]).unwrap_err().reply(), Reply::HostUnreachable);
+        assert_eq!(request(&domain("bad host", 80)), Err(SocksError::Host(InvalidHost)));
+        assert_eq!(request(&domain("", 80)), Err(SocksError::Host(InvalidHost)));
+        assert_eq!(request(&[5, 1, 0, 3, 1, 0xff, 0, 80]), Err(SocksError::Host(InvalidHost)));
     }
 
     #[test]
