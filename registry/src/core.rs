@@ -14,7 +14,7 @@ use weft_policy::name::ClusterName;
 
 use crate::{
     clock::Clock, keeper::WorldHandle, metrics::RegistryMetrics, presence::Presence, refusal::Refusal,
-    roles::Caller, store::Store,
+    roles::Caller, shared_uid::SharedUid, store::Store,
 };
 
 /// The version that is told to agents and people.
@@ -41,6 +41,8 @@ pub struct Core {
     pub bundle: watch::Receiver<Arc<TrustBundle>>,
     /// What is counted.
     pub metrics: Arc<RegistryMetrics>,
+    /// Whether a workload may run as the server's own user.
+    pub shared_uid: SharedUid,
     /// Cancelled when the server begins to end: agents are asked to go, streams end.
     pub draining: CancellationToken,
 }

@@ -48,6 +48,7 @@ use crate::{
     refusal::Refusal,
     registration,
     roles::Caller,
+    shared_uid,
     wire::Spoken,
 };
 
@@ -170,7 +171,11 @@ impl Discovery for DiscoveryService {
     ) -> Result<Response<RegisterResponse>, Status> {
         let caller = caller(&request)?;
         let node = node_of(&self.core, &caller)?;
-        let answer = registration::register(&self.core, &node, request.into_inner()).await;
+        let request = request.into_inner();
+        let answer = match shared_uid::check(&self.core, &caller, request.uid) {
+            Ok(()) => registration::register(&self.core, &node, request).await,
+            Err(refusal) => Err(refusal),
+        };
         let outcome = answer.as_ref().map_or_else(|refusal| refusal.faults()[0].code.as_ref(), |_| "ok");
         self.core.metrics.registration(outcome);
         Ok(Response::new(answer?))

@@ -8,11 +8,12 @@
 //! (API-04); whatever is not allowed is denied.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap, HashSet},
     convert::Infallible,
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
@@ -27,10 +28,15 @@ use tower::{Layer, Service};
 use tracing::{debug, warn};
 use weft_api::channel::{ConnectInfo, PeerCred, client_network};
 use weft_identity::{
+    bundle::TrustBundles,
+    fingerprint,
     spiffe::{IdKind, SpiffeId, TrustDomain},
     tls::{BundleSlot, PeerIdentity, still_trusted},
 };
-use weft_policy::code;
+use weft_policy::{
+    code,
+    name::{Namespace, NodeName},
+};
 
 use crate::{
     clock::Clock,
@@ -57,7 +63,21 @@ struct Inner {
     own_uid: u32,
     per_client: u32,
     open: Mutex<HashMap<ClientKey, u32>>,
+    judged: Mutex<Judged>,
 }
+
+/// The leaf certificates that were found to lead to the present bundle, so that not every call costs signatures.
+#[derive(Debug, Default)]
+struct Judged {
+    bundles: Arc<TrustBundles>,
+    since: Duration,
+    leaves: HashSet<[u8; 32]>,
+}
+
+/// How long a judgement holds: so much later than its end may a root be believed.
+const JUDGED_FOR: Duration = Duration::from_secs(60);
+/// The most judgements that are kept; then they are all made anew.
+const MAX_JUDGED: usize = 32_768;
 
 /// Who counts as one client for the bound on open calls.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -92,8 +112,9 @@ impl Gate {
     pub fn new(settings: Settings) -> Self {
         let Settings { table, clock, world, trust_domain, bundles, metrics, per_client } = settings;
         let own_uid = geteuid().as_raw();
-        let open = Mutex::default();
-        let inner = Inner { table, clock, world, trust_domain, bundles, metrics, own_uid, per_client, open };
+        let (open, judged) = (Mutex::default(), Mutex::default());
+        let inner =
+            Inner { table, clock, world, trust_domain, bundles, metrics, own_uid, per_client, open, judged };
         Self { inner: Arc::new(inner) }
     }
 
@@ -159,21 +180,38 @@ impl Inner {
         if peer.id.trust_domain() != &self.trust_domain {
             return Err(unauthenticated(format!("{} is of another trust domain", peer.id)));
         }
-        let judged = still_trusted(&info.chain, &self.bundles.load(), now);
-        judged.map(drop).map_err(|error| unauthenticated(error.to_string()))
+        if self.was_judged(info) {
+            return Ok(());
+        }
+        let bundles = self.bundles.load();
+        still_trusted(&info.chain, &bundles, now).map_err(|error| unauthenticated(error.to_string()))?;
+        self.remember(info, bundles);
+        Ok(())
     }
 
-    fn role(
-        &self,
-        peer: &PeerIdentity,
-    ) -> Result<(Role, Option<std::collections::BTreeSet<weft_policy::name::Namespace>>), Refusal> {
+    /// Whether the leaf was found trustworthy under the present bundle, not long ago.
+    fn was_judged(&self, info: &ConnectInfo) -> bool {
+        let judged = self.judged.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = self.clock.uptime().saturating_sub(judged.since) < JUDGED_FOR;
+        let present = Arc::ptr_eq(&judged.bundles, &self.bundles.load());
+        fresh && present && info.chain.first().is_some_and(|leaf| judged.leaves.contains(&fingerprint(leaf)))
+    }
+
+    fn remember(&self, info: &ConnectInfo, bundles: Arc<TrustBundles>) {
+        let mut judged = self.judged.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.clock.uptime();
+        let stale = now.saturating_sub(judged.since) >= JUDGED_FOR || judged.leaves.len() >= MAX_JUDGED;
+        if stale || !Arc::ptr_eq(&judged.bundles, &bundles) {
+            *judged = Judged { bundles, since: now, leaves: HashSet::new() };
+        }
+        judged.leaves.extend(info.chain.first().map(|leaf| fingerprint(leaf)));
+    }
+
+    fn role(&self, peer: &PeerIdentity) -> Result<(Role, Option<BTreeSet<Namespace>>), Refusal> {
         let catalog = self.world.catalog();
         match peer.id.kind() {
             IdKind::Node(name) => {
-                let node = name
-                    .parse()
-                    .ok()
-                    .and_then(|name: weft_policy::name::NodeName| catalog.nodes().get(&name));
+                let node = name.parse().ok().and_then(|name: NodeName| catalog.nodes().get(&name));
                 let serial = peer.serial.to_string();
                 if node.is_none_or(|node| node.record.banned.contains(&serial)) {
                     let what = format!("node {name} is not known with this certificate; it must join again");

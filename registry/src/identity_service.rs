@@ -17,6 +17,7 @@ use crate::{
     issuer::{self, Issuer},
     refusal::Refusal,
     roles::Caller,
+    telemetry::IdentityMetrics,
     wire::Spoken,
 };
 
@@ -26,13 +27,19 @@ pub struct IdentityService {
     core: Core,
     tokens: Arc<JoinTokens>,
     issuer: Arc<Issuer>,
+    metrics: IdentityMetrics,
 }
 
 impl IdentityService {
     /// A service over what the plane shares.
     #[must_use]
-    pub const fn new(core: Core, tokens: Arc<JoinTokens>, issuer: Arc<Issuer>) -> Self {
-        Self { core, tokens, issuer }
+    pub const fn new(
+        core: Core,
+        tokens: Arc<JoinTokens>,
+        issuer: Arc<Issuer>,
+        metrics: IdentityMetrics,
+    ) -> Self {
+        Self { core, tokens, issuer, metrics }
     }
 
     /// The same, ready to be added to a tonic server.
@@ -49,7 +56,9 @@ impl IdentityService {
 impl Identity for IdentityService {
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
         let caller = caller(&request)?;
-        Ok(Response::new(self.tokens.join(issuer::address_of(&caller), request.into_inner()).await?))
+        let answer = self.tokens.join(issuer::address_of(&caller), request.into_inner()).await;
+        self.metrics.joined(&answer);
+        Ok(Response::new(answer?))
     }
 
     async fn issue_svid(
@@ -57,7 +66,9 @@ impl Identity for IdentityService {
         request: Request<IssueSvidRequest>,
     ) -> Result<Response<IssueSvidResponse>, Status> {
         let caller = caller(&request)?;
-        Ok(Response::new(self.issuer.issue(&caller, request.into_inner()).await?))
+        let answer = self.issuer.issue(&caller, request.into_inner()).await;
+        self.metrics.issued(&answer);
+        Ok(Response::new(answer?))
     }
 
     async fn get_bundle(

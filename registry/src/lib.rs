@@ -4,7 +4,10 @@
 //! ```text
 //! people ──management──▶ store ──keeper──▶ World ──view──▶ discovery ──▶ agents
 //! agents ──registration──▶ store            (catalog + liveness)
+//! joiners ──attest──▶ issuer ──▶ authority ──▶ issuance log in the store
 //! ```
+//!
+//! Everybody comes through [`gate`]; [`server`] puts the parts together.
 
 pub mod attest;
 pub mod authority;
@@ -34,6 +37,7 @@ pub mod registration;
 pub mod renewals;
 pub mod roles;
 pub mod server;
+pub mod shared_uid;
 pub mod store;
 pub mod telemetry;
 pub mod throttle;
@@ -41,6 +45,8 @@ pub mod timestamp;
 pub mod view;
 pub mod wire;
 pub mod world;
+
+mod plain;
 
 #[cfg(test)]
 mod harness;

@@ -240,6 +240,7 @@ impl Rig {
             presence,
             bundle: told,
             metrics,
+            shared_uid: Default::default(),
             draining: Default::default(),
         };
         Self { core: Arc::new(core), bundle, _directory: directory, _keeper: keeper }

@@ -7,58 +7,25 @@
 //! A server has a thread and a runtime of its own, so that it starts, ends and can be killed as one thing, also in a
 //! process with an agent. The store's lock is taken first: of two servers on one directory the second changes nothing.
 
+mod error;
+mod parts;
+#[cfg(test)]
+mod tests;
+
 use std::{
-    future::Future,
-    io,
     net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::{Arc, OnceLock, mpsc},
+    path::Path,
+    sync::mpsc,
     thread::{self, JoinHandle},
     time::Duration,
 };
 
-use tokio::{runtime::Runtime, sync::oneshot, task::JoinSet};
-use tokio_util::sync::CancellationToken;
-use tonic::transport::server::Router;
-use tower::layer::util::{Identity, Stack};
-use tracing::{error, info, warn};
-use weft_api::{
-    channel::{ALPN_H2, grpc_server, serve_incoming, serve_unix},
-    fault::Fault,
-};
-use weft_identity::{
-    spiffe::TrustDomain,
-    tls::{ClientAuth, server_config},
-};
-use weft_policy::code;
+use tokio::{runtime::Runtime, sync::oneshot};
+use tracing::{error, info};
+use weft_identity::spiffe::TrustDomain;
 
-use crate::{
-    attest::join_token::JoinTokens,
-    authority::{AuthorityFailure, InstanceAuthority},
-    bootstrap::{self, BootstrapError},
-    clock::Clock,
-    config::Config,
-    core::Core,
-    discovery::DiscoveryService,
-    gate::{self, Gate},
-    identity_service::IdentityService,
-    issuer::Issuer,
-    keeper,
-    listeners::{self, Addresses, ListenError, Listeners},
-    management::ManagementService,
-    metrics::RegistryMetrics,
-    presence::Presence,
-    private::{self, PrivateError},
-    refusal::catalogued,
-    roles::{self, MethodsWithoutRole},
-    store::{
-        Store, StoreError,
-        embedded::{Bounds, EmbeddedStore, OpenError, Settings},
-        metrics::StoreMetrics,
-    },
-    telemetry::{GateMetrics, Metrics, Plane, serve_admin, serve_metrics},
-    throttle::Throttle,
-};
+pub use self::error::ServerError;
+use crate::{clock::Clock, config::Config, listeners::Addresses};
 
 /// Threads of the runtime: one may sign or compare views while the other answers.
 const WORKERS: usize = 2;
@@ -85,63 +52,6 @@ enum Stop {
     Drain(Duration),
     /// Everything is dropped at once.
     Kill,
-}
-
-/// Why a server does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum ServerError {
-    /// The store does not open.
-    #[error(transparent)]
-    Store(#[from] OpenError),
-    /// The store cannot be read.
-    #[error("the store cannot be read: {0}")]
-    Read(#[from] StoreError),
-    /// A listener does not open.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    /// The directory of the socket.
-    #[error(transparent)]
-    RunDir(#[from] PrivateError),
-    /// The authority cannot work.
-    #[error(transparent)]
-    Authority(#[from] AuthorityFailure),
-    /// A method has no role.
-    #[error(transparent)]
-    Roles(#[from] MethodsWithoutRole),
-    /// The TLS configuration is refused by its library.
-    #[error("TLS cannot be set up: {0}")]
-    Tls(#[from] rustls::Error),
-    /// What stands in the store or the directory of manifests cannot be in force.
-    #[error(transparent)]
-    Bootstrap(#[from] BootstrapError),
-    /// The system gives no thread.
-    #[error("the server's thread cannot be started: {0}")]
-    Thread(io::Error),
-    /// The server ended before it was ready.
-    #[error("the server ended while it was starting")]
-    Ended,
-}
-
-impl ServerError {
-    /// What to tell a person.
-    #[must_use]
-    pub fn fault(&self) -> Fault {
-        let id = match self {
-            Self::Store(error) => error.code(),
-            Self::Read(error) => error.code(),
-            Self::Listen(error) => error.code(),
-            Self::RunDir(_) => code::SOCKET_UNSAFE,
-            Self::Authority(error) => error.code(),
-            Self::Roles(_) => code::METHOD_WITHOUT_ROLE,
-            Self::Bootstrap(error) => return error.fault(),
-            Self::Tls(_) | Self::Thread(_) | Self::Ended => code::INTERNAL,
-        };
-        let fault = catalogued(id, self.to_string());
-        match std::error::Error::source(self) {
-            Some(source) => fault.why(source.to_string()),
-            None => fault,
-        }
-    }
 }
 
 impl Server {
@@ -274,7 +184,7 @@ fn run(
         }
     };
     runtime.block_on(async {
-        match build(config, clock).await {
+        match parts::build(config, clock).await {
             Ok(parts) => {
                 let addresses = parts.addresses.clone();
                 info!(control = %addresses.control, socket = %addresses.socket.display(), "server ready");
@@ -286,219 +196,3 @@ fn run(
     });
     runtime.shutdown_timeout(DROP_WITHIN);
 }
-
-/// A server whose every part runs.
-struct Parts {
-    addresses: Addresses,
-    draining: CancellationToken,
-    /// gRPC on both listeners: they end when the server drains.
-    doors: JoinSet<()>,
-    /// What must run for as long as anybody is served. The first to end ends the server.
-    vital: JoinSet<&'static str>,
-    /// Holds the store open until everything else is dropped.
-    _store: Arc<dyn Store>,
-}
-
-async fn build(config: &Config, clock: &Clock) -> Result<Parts, ServerError> {
-    config.warnings().iter().for_each(|fault| warn!(code = %fault.code, "{}", fault.what));
-    let table = roles::check_table()?;
-    let store_metrics = Arc::new(StoreMetrics::default());
-    let store = open_store(config, clock, &store_metrics).await?;
-    private::directory(&config.run_dir)?;
-    let listeners = Listeners::open(config)?;
-    let addresses = listeners.addresses.clone();
-    let authority =
-        InstanceAuthority::open(&*store, clock, &config.state_dir, &config.trust_domain, config.identity)
-            .await?;
-    let authority = Arc::new(authority);
-    let metrics = Arc::new(RegistryMetrics::default());
-    let presence = Presence::new(clock.clone());
-    let domain = config.trust_domain.clone();
-    let started =
-        keeper::start(Arc::clone(&store), clock.clone(), &presence, domain, Arc::clone(&metrics)).await;
-    let (world, keeping) = started?;
-    let draining = CancellationToken::new();
-    let mut vital = JoinSet::new();
-    vital.spawn(named("the keeper of the world", async move {
-        if let Err(failure) = keeping.await {
-            error!(error = %failure, "the world cannot be kept current");
-        }
-    }));
-    let core = Core {
-        store: Arc::clone(&store),
-        clock: clock.clone(),
-        trust_domain: config.trust_domain.clone(),
-        cluster: config.cluster.clone(),
-        instance: authority.instance(),
-        world,
-        presence: presence.clone(),
-        bundle: authority.bundle(),
-        metrics: Arc::clone(&metrics),
-        draining: draining.clone(),
-    };
-    let services = Services::new(config, &core, &authority, &addresses);
-    bootstrap::run(&core, &services.management, config.manifests.as_deref()).await?;
-
-    let gate_metrics = GateMetrics::default();
-    let gate = Gate::new(gate::Settings {
-        table,
-        clock: clock.clone(),
-        world: core.world.clone(),
-        trust_domain: config.trust_domain.clone(),
-        bundles: authority.bundles(),
-        metrics: gate_metrics.clone(),
-        per_client: config.limits.streams_per_client,
-    });
-    let mut told = Metrics::new(&store_metrics, &metrics, &gate_metrics, &authority, &services.issuer);
-    let doors = open_doors(
-        config,
-        &services,
-        &gate,
-        &authority,
-        &draining,
-        listeners.control,
-        listeners.unix,
-        &mut told,
-    )?;
-    let plane = Arc::new(Plane {
-        metrics: told,
-        authority: Arc::clone(&authority),
-        presence,
-        clock: clock.clone(),
-        draining: draining.clone(),
-        origins: config.origins(),
-        serving: OnceLock::from(()),
-    });
-    let (for_metrics, for_admin) = (Arc::clone(&plane), plane);
-    vital.spawn(named("the metrics listener", serve_metrics(listeners.metrics, for_metrics)));
-    vital.spawn(named("the admin listener", serve_admin(listeners.admin, for_admin)));
-    let kept = Arc::clone(&store);
-    vital.spawn(named("the care of the authority", async move { authority.look_after(&*kept).await }));
-    Ok(Parts { addresses, draining, doors, vital, _store: store })
-}
-
-async fn open_store(
-    config: &Config,
-    clock: &Clock,
-    metrics: &Arc<StoreMetrics>,
-) -> Result<Arc<dyn Store>, OpenError> {
-    let settings = Settings { directory: config.state_dir.clone(), bounds: Bounds::default() };
-    Ok(Arc::new(EmbeddedStore::open(settings, clock.clone(), Arc::clone(metrics)).await?))
-}
-
-/// What is served by gRPC.
-struct Services {
-    core: Core,
-    issuer: Arc<Issuer>,
-    tokens: Arc<JoinTokens>,
-    management: ManagementService,
-    discovery: DiscoveryService,
-}
-
-impl Services {
-    fn new(config: &Config, core: &Core, authority: &Arc<InstanceAuthority>, addresses: &Addresses) -> Self {
-        let throttle = Arc::new(Throttle::new(&config.limits, core.clock.clone()));
-        let queue = config.limits.signing_queue;
-        let issuer = Issuer::new(core.clone(), Arc::clone(authority), Arc::clone(&throttle), queue);
-        let issuer = Arc::new(issuer);
-        let servers = listeners::advertised(config, addresses.control);
-        let open = config.limits.open_tokens;
-        let tokens = Arc::new(JoinTokens::new(core.clone(), Arc::clone(&issuer), throttle, servers, open));
-        let shared = Arc::new(core.clone());
-        let authority: Arc<InstanceAuthority> = Arc::clone(authority);
-        Self {
-            management: ManagementService::new(Arc::clone(&shared), tokens.clone(), authority),
-            discovery: DiscoveryService::new(shared),
-            core: core.clone(),
-            issuer,
-            tokens,
-        }
-    }
-
-    /// All services behind the gate, with the limits of the channel.
-    fn router(&self, gate: &Gate) -> Router<Stack<Gate, Identity>> {
-        let identity =
-            IdentityService::new(self.core.clone(), Arc::clone(&self.tokens), Arc::clone(&self.issuer));
-        let (_reporter, health) = tonic_health::server::health_reporter();
-        grpc_server()
-            .layer(gate.clone())
-            .add_service(health)
-            .add_service(identity.into_server())
-            .add_service(self.discovery.clone().into_server())
-            .add_service(self.management.clone().into_server())
-    }
-}
-
-#[expect(clippy::too_many_arguments, reason = "the doors need what the house is made of")]
-fn open_doors(
-    config: &Config,
-    services: &Services,
-    gate: &Gate,
-    authority: &InstanceAuthority,
-    draining: &CancellationToken,
-    control: tokio::net::TcpListener,
-    unix: tokio::net::UnixListener,
-    told: &mut Metrics,
-) -> Result<JoinSet<()>, ServerError> {
-    let slot = Arc::new(authority.slot());
-    let tls = server_config(slot, authority.bundles(), ClientAuth::Optional, &[ALPN_H2])?;
-    let control = serve_incoming(control, Arc::new(tls), config.limits.channel);
-    let unix = serve_unix(unix, config.limits.channel);
-    told.add_channel("control", control.stats());
-    told.add_channel("socket", unix.stats());
-    let mut doors = JoinSet::new();
-    let (remote, local) = (services.router(gate), services.router(gate));
-    let end = draining.clone().cancelled_owned();
-    doors
-        .spawn(async move { ended("control port", remote.serve_with_incoming_shutdown(control, end).await) });
-    let end = draining.clone().cancelled_owned();
-    doors.spawn(async move { ended("socket", local.serve_with_incoming_shutdown(unix, end).await) });
-    Ok(doors)
-}
-
-fn ended(door: &str, how: Result<(), tonic::transport::Error>) {
-    if let Err(error) = how {
-        error!(door, %error, "a listener ended");
-    }
-}
-
-/// Says which part it was when it ends.
-async fn named(name: &'static str, part: impl Future<Output = ()>) -> &'static str {
-    part.await;
-    name
-}
-
-impl Parts {
-    /// Serves until it is told to stop or a vital part ends.
-    async fn serve(mut self, stopped: oneshot::Receiver<Stop>) {
-        let how = tokio::select! {
-            how = stopped => how.unwrap_or(Stop::Kill),
-            Some(part) = self.vital.join_next() => {
-                error!(?part, "a vital part of the server has ended, so the server ends");
-                Stop::Drain(Duration::ZERO)
-            }
-        };
-        match how {
-            Stop::Kill => {}
-            Stop::Drain(deadline) => {
-                self.draining.cancel();
-                let over = async { while self.doors.join_next().await.is_some() {} };
-                if tokio::time::timeout(deadline, over).await.is_err() {
-                    warn!(?deadline, "calls were cut at the end of the deadline");
-                }
-                remove_socket(&self.addresses.socket);
-                info!("server ended");
-            }
-        }
-    }
-}
-
-/// A socket that nobody listens on any more would only puzzle.
-fn remove_socket(path: &PathBuf) {
-    if let Err(error) = std::fs::remove_file(path) {
-        warn!(%error, path = %path.display(), "the socket could not be removed");
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -41,8 +41,10 @@ use crate::{
     clock::Clock,
     core::{Authority, VERSION},
     issuer::Issuer,
-    metrics::RegistryMetrics,
+    metrics::{OutcomeLabels, RegistryMetrics},
+    plain::Bounded,
     presence::Presence,
+    refusal::Refusal,
     store::metrics::StoreMetrics,
     timestamp::unix_seconds,
 };
@@ -64,6 +66,31 @@ impl GateMetrics {
     pub fn refused(&self, code: &str) {
         self.refusals.get_or_create(&CodeLabels { code: code.to_owned() }).inc();
     }
+}
+
+/// What joining and issuing count.
+#[derive(Clone, Debug, Default)]
+pub struct IdentityMetrics {
+    joins: Family<OutcomeLabels, Counter>,
+    issues: Family<OutcomeLabels, Counter>,
+}
+
+impl IdentityMetrics {
+    /// Counts an attempt to join.
+    pub fn joined<T>(&self, answer: &Result<T, Refusal>) {
+        self.joins.get_or_create(&outcome(answer)).inc();
+    }
+
+    /// Counts a request for a certificate.
+    pub fn issued<T>(&self, answer: &Result<T, Refusal>) {
+        self.issues.get_or_create(&outcome(answer)).inc();
+    }
+}
+
+/// `ok` or the code of the refusal, of which there are few.
+fn outcome<T>(answer: &Result<T, Refusal>) -> OutcomeLabels {
+    let code = |refusal: &Refusal| refusal.faults().first().map_or("", |fault| &fault.code).to_owned();
+    OutcomeLabels { outcome: answer.as_ref().err().map_or_else(|| "ok".to_owned(), code) }
 }
 
 /// What the authority reports, read at each scrape.
@@ -161,6 +188,7 @@ impl Metrics {
         store: &StoreMetrics,
         services: &RegistryMetrics,
         gate: &GateMetrics,
+        identity: &IdentityMetrics,
         authority: &Arc<InstanceAuthority>,
         issuer: &Arc<Issuer>,
     ) -> Self {
@@ -169,6 +197,10 @@ impl Metrics {
         services.register(&mut registry);
         let help = "Requests refused before a service saw them, by code";
         registry.register("weft_registry_gate_refusals", help, gate.refusals.clone());
+        let help = "Attempts to join, by outcome";
+        registry.register("weft_identity_joins", help, identity.joins.clone());
+        let help = "Requests for certificates, by outcome";
+        registry.register("weft_identity_requests", help, identity.issues.clone());
         let (authority, issuer) = (Arc::clone(authority), Arc::clone(issuer));
         registry.register_collector(Box::new(AuthorityCollector { authority, issuer }));
         Self { registry }
@@ -245,7 +277,8 @@ fn health() -> Router<Arc<Plane>> {
 
 async fn serve(listener: TcpListener, routes: Router<Arc<Plane>>, plane: Arc<Plane>) {
     let ended = plane.draining.clone().cancelled_owned();
-    let served = axum::serve(listener, routes.with_state(plane)).with_graceful_shutdown(ended).await;
+    let served =
+        axum::serve(Bounded::new(listener), routes.with_state(plane)).with_graceful_shutdown(ended).await;
     if let Err(error) = served {
         tracing::error!(%error, "a plain listener ended");
     }

@@ -48,7 +48,7 @@ async fn api_01_no_method_that_needs_a_role_is_served_without_it() {
 
 #[tokio::test]
 async fn api_01_a_stranger_and_an_expired_certificate_are_refused_for_every_method() {
-    let rig = Rig::with("identity: {leafTtl: 1s, allowShortLifetimes: true}\n");
+    let rig = Rig::with("identity: {leafTtl: 4s, allowShortLifetimes: true}\n");
     let stranger = foreign("other.example", &rig);
     let forged = foreign("corp.example", &rig);
     let expired = rig.node("hostb").await;

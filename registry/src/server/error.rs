@@ -1,0 +1,73 @@
+//! Why a server does not start, and what to tell a person.
+
+use std::io;
+
+use weft_api::fault::Fault;
+use weft_policy::code;
+
+use crate::{
+    authority::AuthorityFailure,
+    bootstrap::BootstrapError,
+    listeners::ListenError,
+    private::PrivateError,
+    refusal::catalogued,
+    roles::MethodsWithoutRole,
+    store::{StoreError, embedded::OpenError},
+};
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The store does not open.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// The store cannot be read.
+    #[error("the store cannot be read: {0}")]
+    Read(#[from] StoreError),
+    /// A listener does not open.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The directory of the socket.
+    #[error(transparent)]
+    RunDir(#[from] PrivateError),
+    /// The authority cannot work.
+    #[error(transparent)]
+    Authority(#[from] AuthorityFailure),
+    /// A method has no role.
+    #[error(transparent)]
+    Roles(#[from] MethodsWithoutRole),
+    /// The TLS configuration is refused by its library.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
+    /// What stands in the store or the directory of manifests cannot be in force.
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
+    /// The system gives no thread.
+    #[error("the server's thread cannot be started: {0}")]
+    Thread(io::Error),
+    /// The server ended before it was ready.
+    #[error("the server ended while it was starting")]
+    Ended,
+}
+
+impl ServerError {
+    /// What to tell a person.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        let id = match self {
+            Self::Store(error) => error.code(),
+            Self::Read(error) => error.code(),
+            Self::Listen(error) => error.code(),
+            Self::RunDir(_) => code::SOCKET_UNSAFE,
+            Self::Authority(error) => error.code(),
+            Self::Roles(_) => code::METHOD_WITHOUT_ROLE,
+            Self::Bootstrap(error) => return error.fault(),
+            Self::Tls(_) | Self::Thread(_) | Self::Ended => code::INTERNAL,
+        };
+        let fault = catalogued(id, self.to_string());
+        match std::error::Error::source(self) {
+            Some(source) => fault.why(source.to_string()),
+            None => fault,
+        }
+    }
+}
