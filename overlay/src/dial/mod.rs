@@ -6,6 +6,7 @@ mod plan;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use quinn::ConnectError;
 use quinn::crypto::rustls::QuicClientConfig;
@@ -24,11 +25,16 @@ use crate::transport::Path;
 use crate::tunnel::{Role, Tunnel};
 use plan::{DialPlan, Next};
 
+/// An address that answers at all does so by then: quinn has sent its first packet at 0, 1 and 3 s (RFC 9002
+/// section 6.2, from an initial round trip of 333 ms). Shorter than the connect timeout of a flow, so that its
+/// caller hears of blocked UDP and not of slowness.
+const ANSWERED_WITHIN: Duration = Duration::from_millis(3500);
+
 impl Overlay {
     /// Makes a tunnel to the first of `addresses` that answers and proves itself to `client`, which must
     /// speak [`crate::ALPN`] without early data. `server_name` chooses the SVID that the other end presents.
     ///
-    /// The whole dial takes at most the handshake timeout. Cancel-safe.
+    /// The whole dial takes at most the handshake timeout, and less if nobody answers at all. Cancel-safe.
     ///
     /// # Errors
     ///
@@ -59,12 +65,13 @@ impl Overlay {
         began: Instant,
     ) -> Result<(quinn::Connection, PeerIdentity), DialError> {
         let waited = self.shared.settings.handshake_timeout;
-        let deadline = began + waited;
+        let unanswered = waited.min(ANSWERED_WITHIN);
         let mut plan = DialPlan::new(addresses.len(), began.into_std());
         let mut attempts = JoinSet::new();
         let (answers, mut answered) = tokio::sync::mpsc::channel(addresses.len().max(1));
         let mut failure = DialError::NoAddress;
         loop {
+            let deadline = began + if plan.answered().is_some() { waited } else { unanswered };
             let next_at = match plan.next(clock::now().into_std()) {
                 Next::Start(index) => {
                     match self.connect(addresses[index], server_name, crypto) {
@@ -97,7 +104,9 @@ impl Overlay {
             if clock::now() >= deadline {
                 return Err(match plan.answered() {
                     Some(index) => DialError::HandshakeTimeout { address: addresses[index], waited },
-                    None => DialError::Blocked { addresses: Addresses(addresses.to_vec()), waited },
+                    None => {
+                        DialError::Blocked { addresses: Addresses(addresses.to_vec()), waited: unanswered }
+                    }
                 });
             }
         }
