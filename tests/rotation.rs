@@ -32,7 +32,7 @@ fn no_call_fails_over_three_lives_of_a_certificate() {
 }
 
 #[test]
-fn a_certificate_that_nobody_renews_ends_its_flows() {
+fn nodes_whose_certificates_expired_are_out_until_they_join_anew() {
     let (mut mesh, _program) = scene();
     let hosta = mesh.host("hosta").clone();
     mesh.kill_server();
