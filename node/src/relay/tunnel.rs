@@ -13,8 +13,8 @@ use super::{
     pump::{Broken, Sink, Source},
 };
 
-/// Payloads taken at once; one `writev` takes 64, and half of it keeps the array off the flow's own memory cheap.
-const READ_CHUNKS: usize = 32;
+/// Payloads taken at once: as many as one `writev` of tokio's takes, and bulk fills them all. The array lives on the stack.
+const READ_CHUNKS: usize = 64;
 
 /// The receiving half.
 pub(super) struct TunnelSource<'a> {
