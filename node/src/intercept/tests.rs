@@ -64,7 +64,7 @@ async fn talk(listener: &Listener, pieces: &[&[u8]]) -> (Result<Accepted, Interc
     } else {
         // The kernel, not tokio, knows what has arrived by now.
         let mut client = client.into_std().unwrap();
-        let _ = std::io::Read::read_to_end(&mut client, &mut answer);
+        let _ = io::Read::read_to_end(&mut client, &mut answer);
     }
     (finished, answer)
 }
