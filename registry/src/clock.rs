@@ -43,7 +43,10 @@ impl Clock {
     }
 
     /// Returns a clock that stands at `wall` until its [`TestClock`] moves it.
-    #[expect(clippy::disallowed_methods, reason = "an origin for instants; nothing is measured from it but uptime")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "an origin for instants; nothing is measured from it but uptime"
+    )]
     pub fn test(wall: SystemTime) -> (Self, TestClock) {
         let hands = Arc::new(watch::Sender::new(Reading { wall, uptime: Duration::ZERO }));
         let source = Source::Test(Arc::clone(&hands));

@@ -157,6 +157,9 @@ pub fn advertised(config: &Config, control: SocketAddr) -> Vec<HostPort> {
         return config.advertise.iter().take(MOST).map(|host| host.with_port(control.port())).collect();
     }
     let ip = if control.ip().is_unspecified() { outward() } else { control.ip() };
+    if ip.is_loopback() && !control.ip().is_loopback() {
+        tracing::warn!(code = %code::LOOPBACK_ADVERTISED, "tokens lead to loopback: no route leads outside, and nothing is advertised");
+    }
     vec![SocketAddr::new(ip, control.port()).into()]
 }
 

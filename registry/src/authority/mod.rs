@@ -13,6 +13,8 @@
 
 mod bundle;
 mod disk;
+#[cfg(test)]
+mod tests;
 
 use std::{
     path::{Path, PathBuf},
