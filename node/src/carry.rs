@@ -6,6 +6,7 @@ use tokio::net::TcpStream;
 use weft_overlay::{ResetCode, StreamError, TunnelStream};
 
 use crate::{
+    access::Record,
     app::AppStream,
     drain::Phase,
     error::FlowError,
@@ -36,13 +37,14 @@ fn settings(shared: &Shared, side: Side, idle: Duration) -> Relay {
 }
 
 /// Between a program here that called and a tunnel. A refusal that came before any byte is told to the program in its
-/// own protocol.
+/// own protocol; what the other agent said with its acceptance is noted in `record`.
 pub(crate) async fn caller_to_tunnel(
     shared: &Shared,
     mut app: AppStream,
     mut stream: TunnelStream,
     idle: Duration,
     cut: &Cut,
+    record: &mut Record,
 ) -> Result<Transfer, FlowError> {
     if let Err(source) = app.established().await {
         stream.abort(ResetCode::Cancelled);
@@ -50,6 +52,9 @@ pub(crate) async fn caller_to_tunnel(
     }
     let relay = settings(shared, Side::Caller, idle);
     let transfer = relay::both_ways(&mut app, &mut stream, &relay, cut_by(shared, &[cut])).await;
+    if let Some(accepted) = stream.told() {
+        record.accepted(accepted);
+    }
     match transfer.end {
         End::Far(StreamError::Refused(refused)) if transfer.received_bytes == 0 => {
             let error = FlowError::Refused(refused);

@@ -104,6 +104,14 @@ impl TunnelStream {
         Self { send, recv: RecvHalf { stream: recv, flow, stage, ready, ended: false } }
     }
 
+    /// What the other end told with its acceptance; `None` until that has come.
+    pub fn told(&self) -> Option<&Accepted> {
+        match &self.recv.stage {
+            Stage::Data(accepted) => Some(accepted),
+            Stage::Reply(_) | Stage::Refused(_) => None,
+        }
+    }
+
     /// Both directions, to be used apart.
     pub fn split(self) -> (SendHalf, RecvHalf) {
         (self.send, self.recv)

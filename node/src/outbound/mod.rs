@@ -132,8 +132,8 @@ impl Outbound {
             Err(error) => Err(refuse(app, error).await),
             Ok(Opened::Tunnel { stream, load }) => {
                 record.connected(&self.shared);
-                let carried =
-                    carry::caller_to_tunnel(&self.shared, app, stream, settings.idle, &place.cut).await;
+                let (shared, idle, cut) = (&self.shared, settings.idle, &place.cut);
+                let carried = carry::caller_to_tunnel(shared, app, stream, idle, cut, record).await;
                 drop(load);
                 carried
             }
