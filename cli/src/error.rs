@@ -4,7 +4,7 @@ use std::{fmt::Display, path::Path, process::ExitCode};
 
 use tonic::Code;
 use weft_api::fault::Fault;
-use weft_policy::code;
+use weft_policy::code::{self, CodeId};
 
 use crate::output::Output;
 
@@ -95,6 +95,11 @@ impl CliError {
     pub(crate) fn and(mut self, fault: Fault) -> Self {
         self.faults.push(fault);
         self
+    }
+
+    /// Whether the first fault is that of the catalogue.
+    pub(crate) fn has(&self, code: CodeId) -> bool {
+        self.faults.first().is_some_and(|fault| &*fault.code == code.as_str())
     }
 
     /// Whether the other side could not be reached.

@@ -6,14 +6,14 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use serde_json::json;
+use tonic::Streaming;
 use weft_api::{
     fault::Fault,
     pb::{
-        agent::SpeakRequest,
+        agent::{RunEvent, RunRequest, SpeakEvent, SpeakRequest},
         management::{CheckPolicyRequest, CheckPolicyResponse},
     },
 };
-
 use weft_policy::code;
 
 use super::http::{ExchangeError, exchange};
@@ -39,20 +39,70 @@ pub(crate) fn call(args: &CallArgs, global: &Global, output: &Output) -> Result<
     let request = request(args, &service, &namespace, port)?;
     client::run(async {
         let mut agent = client::agent(global).await?;
-        let wanted = SpeakRequest { identity: identity(args, global) };
-        let mut events = agent.speak(wanted).await?.into_inner();
-        let event =
-            events.message().await?.ok_or_else(|| CliError::internal("the agent gave no proxy port"))?;
-        let proxy = u16::try_from(event.proxy_port).map_err(CliError::internal)?;
-        let verdict = verdict(&event.workload_id, &format!("{service}.{namespace}"), port, global).await;
+        let voice = Voice::open(&mut agent, args, global).await?;
+        let verdict = verdict(&voice.workload_id, &format!("{service}.{namespace}"), port, global).await;
         let mut failed = false;
         for _ in 0..args.count {
-            let outcome = once(proxy, &request, global.timeout, &format!("{service}.{namespace}")).await?;
+            let outcome =
+                once(voice.proxy, &request, global.timeout, &format!("{service}.{namespace}")).await?;
             failed |= outcome.status >= 400;
-            print(&outcome, &event.workload_id, &args.target, verdict.as_ref(), args, output)?;
+            print(&outcome, &voice.workload_id, &args.target, verdict.as_ref(), args, output)?;
         }
-        drop(events);
+        drop(voice);
         Ok(if failed { ExitCode::from(1) } else { ExitCode::SUCCESS })
+    })
+}
+
+/// A proxy port that speaks as one identity, for as long as this lives.
+struct Voice {
+    workload_id: String,
+    proxy: u16,
+    _open: Lease,
+}
+
+/// What keeps the port open: closing the stream closes it.
+enum Lease {
+    /// The identity of a workload that runs here.
+    Speaks { _events: Streaming<SpeakEvent> },
+    /// No program runs as it now: a caller without a program, which leaves when the call has ended.
+    Runs { _events: Streaming<RunEvent> },
+}
+
+impl Voice {
+    async fn open(agent: &mut client::Agent, args: &CallArgs, global: &Global) -> Result<Self, CliError> {
+        let identity = identity(args, global);
+        let none = || CliError::internal("the agent gave no proxy port");
+        let absent = match agent.speak(SpeakRequest { identity: identity.clone() }).await {
+            Ok(events) => {
+                let mut events = events.into_inner();
+                let event = events.message().await?.ok_or_else(none)?;
+                let lease = Lease::Speaks { _events: events };
+                return Self::new(event.workload_id, event.proxy_port, lease);
+            }
+            Err(status) => CliError::from(status),
+        };
+        let Some(caller) = caller(&identity).filter(|_| absent.has(code::IDENTITY_NOT_ON_NODE)) else {
+            return Err(absent);
+        };
+        let mut events = agent.run(caller).await?.into_inner();
+        let event = events.message().await?.ok_or_else(none)?;
+        Self::new(event.workload_id, event.proxy_port, Lease::Runs { _events: events })
+    }
+
+    fn new(workload_id: String, proxy_port: u32, lease: Lease) -> Result<Self, CliError> {
+        let proxy = u16::try_from(proxy_port).map_err(CliError::internal)?;
+        Ok(Self { workload_id, proxy, _open: lease })
+    }
+}
+
+/// The workload of `name` or `namespace/name` that only calls; a SPIFFE ID names no service to start.
+fn caller(identity: &str) -> Option<RunRequest> {
+    let (namespace, service) = identity.split_once('/').unwrap_or(("", identity));
+    let plain = !service.is_empty() && !service.contains(['/', ':']) && !namespace.contains(':');
+    plain.then(|| RunRequest {
+        service: service.into(),
+        namespace: namespace.into(),
+        ..RunRequest::default()
     })
 }
 

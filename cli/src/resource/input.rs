@@ -5,8 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use weft_api::{manifest, pb::management::Document};
-use weft_policy::model::Resource;
+use weft_api::{fault::Fault, manifest, pb::management::Document};
+use weft_policy::{code, model::Resource};
 
 use super::namespace_of;
 use crate::{args::Global, error::CliError};
@@ -33,7 +33,10 @@ pub(crate) fn read(files: &[PathBuf], global: &Global) -> Result<Vec<Resource>, 
         return Err(CliError::invalid(faults));
     }
     if resources.is_empty() {
-        return Err(CliError::usage("no resource stands in the input", "weft apply -f manifest.yaml"));
+        return Err(CliError::invalid(vec![Fault::new(
+            code::NOTHING_TO_DO,
+            "no object stands in the input",
+        )]));
     }
     Ok(resources)
 }
