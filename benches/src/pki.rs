@@ -17,7 +17,7 @@ use rcgen::{
 /// The name that the client-side relay asks for and the leaf of the server side carries.
 pub(crate) const RELAY_NAME: &str = "relay.bench.internal";
 
-/// File names below the directory given to [`write`].
+/// File names below the directory given to [`write()`].
 pub(crate) const ROOT: &str = "root.pem";
 
 /// Makes the certificates and keys and writes them below `directory`, which only its owner may read.
