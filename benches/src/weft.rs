@@ -185,7 +185,8 @@ fn server_config(ground: &Ground, node: &Node, control_port: u16) -> Result<Stri
     Ok(format!(
         "cluster: local\ntrustDomain: {TRUST_DOMAIN}\n\
          listen: {{control: \"{control}\", admin: \"{admin}\", metrics: \"{metrics}\"}}\n\
-         advertise: [\"{address}\"]\nstore: {{embedded: {{path: \"{}\"}}}}\nrunDir: \"{}\"\n",
+         advertise: [\"{address}\"]\nstore: {{embedded: {{path: \"{}\"}}}}\nrunDir: \"{}\"\n\
+         allowSharedUid: true\n", // one user runs the server, the agents and the programs here
         store.display(),
         node.home.join("run").display()
     ))
