@@ -96,7 +96,8 @@ pub(crate) struct RunArgs {
 /// `weft call`.
 #[derive(Args, Debug)]
 pub(crate) struct CallArgs {
-    /// SERVICE[.NAMESPACE][:PORT]
+    /// What is called; without a port, the service's default one
+    #[arg(value_name = "SERVICE[.NAMESPACE][:PORT]")]
     pub(crate) target: String,
     /// The path
     #[arg(default_value = "/")]
@@ -368,7 +369,8 @@ pub(crate) struct PolicyEditArgs {
 pub(crate) struct PolicyCheckArgs {
     /// Caller: NAME, NAME.NAMESPACE, or a SPIFFE ID
     pub(crate) source: String,
-    /// Destination: SERVICE[.NAMESPACE][:PORT]
+    /// Destination; without a port, the service's default one
+    #[arg(value_name = "SERVICE[.NAMESPACE][:PORT]")]
     pub(crate) destination: String,
     /// The address the caller's node dials from
     #[arg(long)]

@@ -1,8 +1,8 @@
 //! Carries the bytes of one flow, both ways, until it ends.
 //!
 //! Owns how a flow lives and ends between two byte streams: half-close in either direction, resets that stay resets,
-//! idle flows, flows that are cut. Where the bytes come from and go to is [`tcp`]'s and [`tunnel`]'s; one direction is a
-//! [`pump`].
+//! idle flows, flows that are cut. Where the bytes come from and go to is `tcp`'s and `tunnel`'s; one direction is a
+//! `pump`.
 //!
 //! ```text
 //! program ──▶ app source ─ request gate ─▶ far sink ──▶      up

@@ -167,7 +167,7 @@ pub fn version_floors(tree: &[Crate]) -> Vec<String> {
     old.chain(gone).collect()
 }
 
-/// Finds features of [`BANNED_FEATURES`] that something in the tree turned on.
+/// Finds features of `BANNED_FEATURES` that something in the tree turned on.
 pub fn banned_features(tree: &[Crate]) -> Vec<String> {
     let hit = |(name, feature, _): &&(&str, &str, &str)| {
         tree.iter().any(|c| c.name == *name && c.features.iter().any(|f| f == feature))
