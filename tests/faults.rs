@@ -152,7 +152,8 @@ fn blocked_udp_is_named_within_five_seconds() {
 
     assert_ne!(call.code(), Some(0), "{call}");
     assert!(call.took < Duration::from_secs(5), "{:?}: {call}", call.took);
-    assert!(call.stderr.contains("W1003") && call.stderr.contains("UDP"), "{call}");
+    let said = format!("{}{}", call.stdout, call.stderr);
+    assert!(said.contains("W1003") && said.contains("UDP"), "{call}");
 }
 
 /// A mesh with three hosts and their programs.

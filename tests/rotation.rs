@@ -44,6 +44,12 @@ fn nodes_whose_certificates_expired_are_out_until_they_join_anew() {
         }
     });
     mesh.start_server();
+    mesh.wait_for_server();
+    for node in ["hosta", "hostb"] {
+        mesh.kill_agent(node);
+        mesh.join(node, &mesh.token(node, &["--replace"])).expect_success();
+        mesh.start_agent(node);
+    }
     eventually("calls work again with new certificates", LIFE, || {
         hosta.enter(|| load::call(loopback(UPSTREAM)))
     });
