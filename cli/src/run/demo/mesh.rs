@@ -178,10 +178,11 @@ fn prepare(state: &Path) -> Result<(), CliError> {
 }
 
 fn start_server(state: &Path) -> Result<RunningServer, CliError> {
+    // Server, two nodes and their programs are this one process, so they are one user.
     let text = format!(
         "cluster: local\ntrustDomain: {TRUST_DOMAIN}\n\
          listen: {{control: \"127.0.0.1:0\", admin: \"127.0.0.1:0\", metrics: \"127.0.0.1:0\"}}\n\
-         store: {{embedded: {{path: {:?}}}}}\nrunDir: {:?}\n",
+         store: {{embedded: {{path: {:?}}}}}\nrunDir: {:?}\nallowSharedUid: true\n",
         state.join("server"),
         state.join("run"),
     );
