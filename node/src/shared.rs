@@ -25,7 +25,7 @@ use weft_identity::{
     svid::Svid,
     tls::{BundleSlot, InboundSvids, SvidSlot},
 };
-use weft_overlay::{CloseCode, Overlay, TunnelPool};
+use weft_overlay::{CloseCode, Overlay, PoolKey, Tunnel, TunnelPool};
 use weft_policy::{
     model::HostPort,
     name::{EndpointLabel, Namespace},
@@ -53,6 +53,10 @@ const SNAPSHOT: &str = "snapshot.bin";
 const LABELS: &str = "labels.json";
 /// The largest snapshot read back: 1,000 destinations of 64 KiB.
 pub(crate) const MAX_SNAPSHOT_BYTES: u64 = 64 << 20;
+
+/// The news of a restart may come after a tunnel to the new run was made: one younger than this is left alone. Were it one
+/// to the old run after all, a stateless reset ends it at its next packet.
+const BOOT_NEWS: Duration = Duration::from_secs(5);
 
 /// Everything that more than one part of the agent needs.
 pub(crate) struct Shared {
@@ -138,9 +142,13 @@ impl Shared {
             let ViewObject::Endpoint(endpoint) = object else { continue };
             let Some(ViewObject::Endpoint(before)) = old.view().get(&object.key()) else { continue };
             if before.boot < endpoint.boot {
-                for plane in self.planes() {
-                    plane.pool.close_where(CloseCode::OlderBoot, |key| key.destination == endpoint.identity);
-                }
+                let old = |(key, tunnel): &(PoolKey, Tunnel)| {
+                    key.destination == endpoint.identity && tunnel.age() > BOOT_NEWS
+                };
+                let tunnels = self.planes().into_iter().flat_map(|plane| plane.pool.tunnels());
+                tunnels
+                    .filter(old)
+                    .for_each(|(_, tunnel)| tunnel.close(CloseCode::OlderBoot, "its agent has restarted"));
             }
         }
     }
