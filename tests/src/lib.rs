@@ -11,6 +11,7 @@
 //! - [`load`]: clients that count what fails;
 //! - [`mesh`]: a server and agents, joined by token, configured by files, driven by the command line;
 //! - [`person`]: a user without privileges, for what one host does alone;
+//! - [`python`]: tools in Python: an independent QUIC stack, an independent maker of certificates;
 //! - [`manifest`]: resources as a person writes them;
 //! - [`forge`] and [`handshake`]: certificates of an attacker, and real handshakes that must refuse them;
 //! - [`architecture`]: the invariants of the source tree, as functions over what cargo reports.
@@ -28,3 +29,4 @@ pub mod mesh;
 pub mod netns;
 pub mod person;
 pub mod process;
+pub mod python;
