@@ -13,8 +13,7 @@ pub const VARIABLE: &str = "WEFT_TEST_PYTHON";
 /// Without one of them: a test whose attacker is missing has failed, it is not skipped.
 #[must_use]
 pub fn interpreter() -> PathBuf {
-    let left_behind =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tests-run/python/bin/python");
+    let left_behind = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tests-run/python/bin/python");
     let chosen = std::env::var_os(VARIABLE).map_or(left_behind, PathBuf::from);
     assert!(
         chosen.exists(),
