@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use quinn::{ConnectionError, ReadError, TransportErrorCode, WriteError};
 use weft_identity::SpiffeId;
+use weft_identity::tls::VerifyError;
 
 use crate::code::{CloseCode, PeerCode, ResetCode};
 use crate::reply::Refused;
@@ -257,7 +258,7 @@ impl CloseReason {
         match self {
             Self::Closed { code: PeerCode::Known(code), .. } => code.name(),
             Self::Closed { code: PeerCode::Unknown(_), .. } => "unknown_code",
-            Self::Tls { by: By::Us, .. } => "tls_refused",
+            Self::Tls { by: By::Us, detail, .. } => VerifyError::reason_in(detail).unwrap_or("tls_refused"),
             Self::Tls { by: By::Peer, .. } => "tls_refused_by_peer",
             Self::TimedOut => "timed_out",
             Self::Restarted => "restarted",

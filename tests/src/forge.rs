@@ -3,18 +3,16 @@
 //! [`Leaf::good`] is an X.509-SVID in order; each field of [`Leaf`] bends one rule. Names and key usage
 //! are written as raw DER where a library would refuse to write them.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SigningKey as _,
 };
-use rustls::client::ResolvesClientCert;
-use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
-use rustls::{SignatureScheme, crypto::aws_lc_rs};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::CertificateDer;
+
+use crate::presented::Proof;
+pub use crate::presented::{Forged, Nothing, Presented};
 
 const SUBJECT_ALT_NAME: [u64; 4] = [2, 5, 29, 17];
 const KEY_USAGE: [u64; 4] = [2, 5, 29, 15];
@@ -67,6 +65,8 @@ pub struct Leaf {
     pub usage: Usage,
     /// Whether it says of itself that it may sign certificates.
     pub authority: bool,
+    /// Further extensions.
+    pub extensions: Vec<CustomExtension>,
 }
 
 /// A moment relative to now.
@@ -78,27 +78,30 @@ pub enum Offset {
     In(Duration),
 }
 
-/// A chain, leaf first, with the key of its leaf.
-#[derive(Clone, Debug)]
-pub struct Forged {
-    /// Leaf first.
-    pub chain: Vec<CertificateDer<'static>>,
-    key: Vec<u8>,
-}
-
 impl Authority {
     /// A root for `trust_domain`.
     pub fn root(trust_domain: &str) -> Self {
+        Self::root_until(trust_domain, Offset::In(Duration::from_secs(7200)))
+    }
+
+    /// A root for `trust_domain` that is valid until `end`.
+    pub fn root_until(trust_domain: &str, end: Offset) -> Self {
         let key = new_key();
-        let certificate =
-            authority_params(trust_domain).self_signed(&key).expect("rcgen signs its own parameters");
+        let mut params = authority_params("root", trust_domain);
+        params.not_after = end.moment().into();
+        let certificate = params.self_signed(&key).expect("rcgen signs its own parameters");
         Self::new(certificate.der().clone(), key)
+    }
+
+    /// Its signature over `body`: ECDSA with SHA-256 on P-256.
+    pub fn signature(&self, body: &[u8]) -> Vec<u8> {
+        self.issuer.key().sign(body).expect("the provider has entropy")
     }
 
     /// An intermediate under this root, for `trust_domain`.
     pub fn intermediate(&self, trust_domain: &str) -> Self {
         let key = new_key();
-        let signed = authority_params(trust_domain).signed_by(&key, &self.issuer);
+        let signed = authority_params("issuer", trust_domain).signed_by(&key, &self.issuer);
         Self::new(signed.expect("rcgen signs its own parameters").der().clone(), key)
     }
 
@@ -114,13 +117,13 @@ impl Authority {
         let above = above.iter().map(|authority| authority.certificate.clone());
         Forged {
             chain: std::iter::once(signed.der().clone()).chain(above).collect(),
-            key: key.serialize_der(),
+            proof: Proof::Key(key.serialize_der()),
         }
     }
 
     /// The root itself as if it were a leaf, with its key.
     pub fn as_leaf(&self) -> Forged {
-        Forged { chain: vec![self.certificate.clone()], key: self.issuer.key().serialize_der() }
+        Forged { chain: vec![self.certificate.clone()], proof: Proof::Key(self.issuer.key().serialize_der()) }
     }
 
     fn new(certificate: CertificateDer<'static>, key: KeyPair) -> Self {
@@ -139,6 +142,7 @@ impl Leaf {
             valid_until: Offset::In(Duration::from_secs(3600)),
             usage: Usage::Critical(vec![KeyUsagePurpose::DigitalSignature]),
             authority: false,
+            extensions: Vec::new(),
         }
     }
 
@@ -164,7 +168,7 @@ impl Leaf {
     pub fn self_signed(&self) -> Forged {
         let key = new_key();
         let signed = self.params().self_signed(&key).expect("rcgen signs its own parameters");
-        Forged { chain: vec![signed.der().clone()], key: key.serialize_der() }
+        Forged { chain: vec![signed.der().clone()], proof: Proof::Key(key.serialize_der()) }
     }
 
     fn params(&self) -> CertificateParams {
@@ -181,6 +185,7 @@ impl Leaf {
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         params.custom_extensions.extend(self.names_extension());
+        params.custom_extensions.extend(self.extensions.iter().cloned());
         match &self.usage {
             Usage::Absent => {}
             Usage::NotCritical => {
@@ -214,7 +219,7 @@ impl Name {
 
 impl Offset {
     /// Whole seconds, as certificates count them, so that "expired by a second" is one.
-    fn moment(self) -> SystemTime {
+    pub fn moment(self) -> SystemTime {
         let now = now().duration_since(SystemTime::UNIX_EPOCH).expect("it is after 1970").as_secs();
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(now);
         match self {
@@ -224,61 +229,10 @@ impl Offset {
     }
 }
 
-impl Forged {
-    /// The key of the leaf.
-    pub fn key(&self) -> PrivateKeyDer<'static> {
-        PrivatePkcs8KeyDer::from(self.key.clone()).into()
-    }
-
-    /// Presents this chain in every handshake, whatever is asked for and whether or not it makes sense.
-    ///
-    /// # Panics
-    ///
-    /// If the key cannot sign, which one of [`Authority`] can.
-    pub fn presented(&self) -> Arc<Presented> {
-        let key = aws_lc_rs::sign::any_supported_type(&self.key()).expect("a P-256 key");
-        Arc::new(Presented(Arc::new(CertifiedKey::new(self.chain.clone(), key))))
-    }
-}
-
-/// A certificate resolver that always answers with one chain.
-#[derive(Debug)]
-pub struct Presented(Arc<CertifiedKey>);
-
-impl ResolvesServerCert for Presented {
-    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0))
-    }
-}
-
-impl ResolvesClientCert for Presented {
-    fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0))
-    }
-
-    fn has_certs(&self) -> bool {
-        true
-    }
-}
-
-/// A caller without a certificate: it answers the request with an empty Certificate message.
-#[derive(Debug)]
-pub struct Nothing;
-
-impl ResolvesClientCert for Nothing {
-    fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        None
-    }
-
-    fn has_certs(&self) -> bool {
-        true
-    }
-}
-
-fn authority_params(trust_domain: &str) -> CertificateParams {
+fn authority_params(kind: &str, trust_domain: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, format!("authority of {trust_domain}"));
+    params.distinguished_name.push(DnType::CommonName, format!("{kind} of {trust_domain}"));
     params.not_before = Offset::Ago(Duration::from_secs(7200)).moment().into();
     params.not_after = Offset::In(Duration::from_secs(7200)).moment().into();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -5,8 +5,12 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use rustls::server::ResolvesServerCert;
+use rustls::time_provider::TimeProvider;
+use rustls_pki_types::{CertificateDer, UnixTime};
 use weft_identity::TrustDomain;
 use weft_identity::bundle::{TrustBundle, TrustBundles};
 use weft_identity::svid::Svid;
@@ -16,6 +20,7 @@ use weft_identity::tls::{
 use weft_overlay::{ALPN, EndpointKeys, Overlay, OverlayMetrics, TransportSettings, Tunnel, bind_udp};
 
 use crate::forge::{Authority, Forged, Leaf, Presented};
+use crate::verdict::{Verdict, judge_callee, judge_caller};
 
 /// The trust domain of the victim.
 pub const LOCAL: &str = "corp.example";
@@ -27,7 +32,7 @@ pub const CHARGE: &str = "spiffe://corp.example/ns/shop/sa/charge";
 pub const ORDER: &str = "spiffe://corp.example/ns/shop/sa/order";
 
 /// The endpoint label of the victim, as the SNI of a dial.
-const SERVER_NAME: &str = "label.local.weft";
+pub const SERVER_NAME: &str = "label.local.weft";
 
 /// Two trust domains, and a victim that trusts both.
 #[derive(Debug)]
@@ -41,6 +46,17 @@ pub struct Lab {
     /// What the victim trusts.
     pub bundles: BundleSlot,
     victim: SvidSlot,
+    clock: Option<Moment>,
+}
+
+/// The clock of a victim that stands still.
+#[derive(Clone, Copy, Debug)]
+struct Moment(SystemTime);
+
+impl TimeProvider for Moment {
+    fn current_time(&self) -> Option<UnixTime> {
+        self.0.duration_since(SystemTime::UNIX_EPOCH).ok().map(UnixTime::since_unix_epoch)
+    }
 }
 
 impl Default for Lab {
@@ -56,13 +72,69 @@ impl Lab {
     ///
     /// If identity refuses what is in order.
     pub fn new() -> Self {
+        Self::trusting(&[])
+    }
+
+    /// The same, and the victim trusts `roots` too, as roots of its own domain.
+    ///
+    /// # Panics
+    ///
+    /// If identity refuses what is in order.
+    pub fn trusting(roots: &[CertificateDer<'static>]) -> Self {
         let (local, partner) = (Authority::root(LOCAL), Authority::root(PARTNER));
         let intermediate = local.intermediate(LOCAL);
-        let bundles = BundleSlot::new(bundles(&[(LOCAL, &local), (PARTNER, &partner)]));
+        let mut trusted = bundles(&[(LOCAL, &local), (PARTNER, &partner)]);
+        let roots = std::iter::once(local.certificate()).chain(roots).cloned().collect();
+        let own = TrustBundle::new(LOCAL.parse().expect("a trust domain"), roots, 2);
+        trusted.insert(own.expect("roots in order")).expect("no key is in two domains");
+        let bundles = BundleSlot::new(trusted);
         let own = intermediate.sign(&Leaf::good(CHARGE), &[&intermediate]);
         let victim = SvidSlot::empty();
         victim.publish(Svid::parse(own.chain.clone(), own.key()).expect("it is in order"));
-        Self { local, intermediate, partner, bundles, victim }
+        Self { local, intermediate, partner, bundles, victim, clock: None }
+    }
+
+    /// For the victim it is `now` from here on.
+    pub fn at(&mut self, now: SystemTime) {
+        self.clock = Some(Moment(now));
+    }
+
+    /// What the victim makes of a caller that presents `forged`, and what the caller hears of it.
+    pub async fn judge_caller(&self, forged: &Forged) -> Verdict {
+        self.judge_caller_with(self.attacker_config(forged.presented())).await
+    }
+
+    /// What the victim makes of a caller with `config`.
+    pub async fn judge_caller_with(&self, config: rustls::ClientConfig) -> Verdict {
+        judge_caller(&self.victim(), config).await
+    }
+
+    /// What the victim makes of a callee that presents `forged` where it expects `expected`.
+    pub async fn judge_callee(&self, forged: &Forged, expected: ExpectedPeer) -> Verdict {
+        self.judge_callee_with(self.attacker_server(forged.presented()), expected).await
+    }
+
+    /// What the victim makes of a callee with `config`.
+    pub async fn judge_callee_with(&self, config: rustls::ServerConfig, expected: ExpectedPeer) -> Verdict {
+        judge_callee(&self.victim(), self.victim_client(expected), config).await
+    }
+
+    /// A server of the attacker that trusts the victim and presents what `resolver` says.
+    ///
+    /// # Panics
+    ///
+    /// If the provider lacks TLS 1.3.
+    pub fn attacker_server(&self, resolver: Arc<dyn ResolvesServerCert>) -> rustls::ServerConfig {
+        let config = server_config(resolver, self.bundles.clone(), ClientAuth::Required, &[ALPN]);
+        config.expect("the provider speaks TLS 1.3")
+    }
+
+    fn victim_client(&self, expected: ExpectedPeer) -> rustls::ClientConfig {
+        let mut config = client_config(Some(self.victim.clone()), self.bundles.clone(), expected, &[ALPN]);
+        if let Some(moment) = self.clock {
+            config.time_provider = Arc::new(moment);
+        }
+        config
     }
 
     /// `leaf` as this mesh signs it: by the intermediate of the local domain.
@@ -79,17 +151,11 @@ impl Lab {
         let inbound = InboundSvids::new();
         inbound.insert("label", self.victim.clone());
         let config = server_config(Arc::new(inbound), self.bundles.clone(), ClientAuth::Required, &[ALPN]);
-        endpoint(config.expect("the provider speaks TLS 1.3"))
-    }
-
-    /// What the victim says when the attacker calls with `forged`.
-    ///
-    /// # Errors
-    ///
-    /// The victim's reason to refuse.
-    pub async fn call_victim(&self, forged: &Forged) -> Result<Tunnel, String> {
-        let config = self.attacker_config(forged.presented());
-        self.call_victim_with(config).await
+        let mut config = config.expect("the provider speaks TLS 1.3");
+        if let Some(moment) = self.clock {
+            config.time_provider = Arc::new(moment);
+        }
+        endpoint(config)
     }
 
     /// What the victim says when a client with `config` calls.
@@ -103,32 +169,6 @@ impl Lab {
         // A client of TLS 1.3 may think that it is in before the server has judged it: the server counts.
         drop(dialled);
         accepted
-    }
-
-    /// What the victim says when it dials `expected` and finds the attacker, who presents `forged`.
-    /// The second value is whom the attacker saw: nobody, unless the victim went all the way.
-    pub async fn dialled_by_victim(
-        &self,
-        forged: &Forged,
-        expected: ExpectedPeer,
-    ) -> (Result<(), String>, bool) {
-        let resolver = forged.presented();
-        let config = server_config(resolver, self.bundles.clone(), ClientAuth::Required, &[ALPN]);
-        let crypto = QuicServerConfig::try_from(config.expect("the provider speaks TLS 1.3"));
-        let crypto = Arc::new(crypto.expect("it has the suite of Initial packets"));
-        let attacker = quinn::Endpoint::server(quinn::ServerConfig::with_crypto(crypto), loopback());
-        let attacker = attacker.expect("a free port");
-        let target = attacker.local_addr().expect("it is bound");
-
-        let victim = self.victim();
-        let client = client_config(Some(self.victim.clone()), self.bundles.clone(), expected, &[ALPN]);
-        let sees = async {
-            let connection = attacker.accept().await.expect("the victim dials").await;
-            connection.is_ok_and(|connection| connection.peer_identity().is_some())
-        };
-        let targets = [target];
-        let (dialled, seen) = tokio::join!(victim.dial(&targets, SERVER_NAME, Arc::new(client)), sees);
-        (dialled.map(drop).map_err(|error| error.to_string()), seen)
     }
 
     /// A client of the attacker that trusts the victim and presents `resolver`'s chain.
@@ -167,6 +207,17 @@ pub fn bundles(roots: &[(&str, &Authority)]) -> TrustBundles {
 pub async fn dial(target: SocketAddr, config: rustls::ClientConfig) -> Result<quinn::Connection, String> {
     let connecting = connecting(target, config)?;
     connecting.await.map_err(|error| error.to_string())
+}
+
+/// A bare quinn endpoint that takes calls with `config`.
+///
+/// # Panics
+///
+/// If there is no free port.
+pub fn listen(config: rustls::ServerConfig) -> quinn::Endpoint {
+    let crypto = QuicServerConfig::try_from(config).expect("it has the suite of Initial packets");
+    let config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    quinn::Endpoint::server(config, loopback()).expect("a free port")
 }
 
 /// Begins to dial `target` with a bare quinn client.

@@ -8,18 +8,23 @@
 //! - [`process`]: child processes that are always ended, with their output in files;
 //! - [`eventually`]: waiting for a condition, and the only clock of the harness;
 //! - [`app`]: real programs (nginx, redis, python's `http.server`) and small clients;
+//! - [`cpu`]: CPU time of a thread;
 //! - [`load`]: clients that count what fails;
 //! - [`mesh`]: a server and agents, joined by token, configured by files, driven by the command line;
 //! - [`person`]: a user without privileges, for what one host does alone;
 //! - [`python`]: tools in Python: an independent QUIC stack, an independent maker of certificates;
 //! - [`manifest`]: resources as a person writes them;
-//! - [`forge`] and [`handshake`]: certificates of an attacker, and real handshakes that must refuse them;
+//! - [`forge`], [`corpus`] and [`presented`]: certificates of an attacker, made by rcgen and by an independent
+//!   hand, and how they are presented;
+//! - [`handshake`] and [`verdict`]: real handshakes with an attacker, and what came of them on both ends;
 //! - [`architecture`]: the invariants of the source tree, as functions over what cargo reports.
 //!
 //! The harness panics with a message that names the cause: its caller is a test.
 
 pub mod app;
 pub mod architecture;
+pub mod corpus;
+pub mod cpu;
 pub mod eventually;
 pub mod forge;
 pub mod handshake;
@@ -28,5 +33,7 @@ pub mod manifest;
 pub mod mesh;
 pub mod netns;
 pub mod person;
+pub mod presented;
 pub mod process;
 pub mod python;
+pub mod verdict;

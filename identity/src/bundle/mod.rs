@@ -163,6 +163,14 @@ impl TrustBundle {
         self.roots.iter().filter(|root| now < root.not_after).map(|root| root.anchor.clone()).collect()
     }
 
+    /// The certificates of the root that `anchor` stands for: one, or several of the same name and key.
+    pub(crate) fn certificates_of(
+        &self,
+        anchor: &TrustAnchor<'_>,
+    ) -> impl Iterator<Item = &CertificateDer<'static>> {
+        self.roots.iter().filter(|root| root.anchor == *anchor).map(|root| &root.certificate)
+    }
+
     /// When the last of the roots expires; `None` without roots.
     pub fn last_expiry(&self) -> Option<SystemTime> {
         self.roots.iter().map(|root| root.not_after).max()

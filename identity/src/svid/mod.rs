@@ -83,6 +83,9 @@ pub enum SvidError {
     /// A certificate above the leaf names a path or another trust domain (X5-13, CERT-21).
     #[error("a certificate above the leaf names another SPIFFE ID than its trust domain")]
     AuthorityId,
+    /// A certificate says that it was signed with another key, or another certificate of it, than the one above it.
+    #[error("a certificate names another issuer than the one above it")]
+    IssuerMismatch,
     /// The private key is not PKCS#8, or of a kind that cannot be used for TLS.
     #[error("the private key cannot be used: PKCS#8 of a supported kind is needed")]
     PrivateKey,

@@ -86,6 +86,7 @@ pub(crate) fn check_authority(
     if authority.has_unknown_critical() {
         return Err(SvidError::UnknownCriticalExtension);
     }
+    Serial::from_integer(authority.serial)?;
     PublicKey::parse(authority.spki)?;
     let uris = authority.alternative_names()?.map(|names| names.uris).unwrap_or_default();
     let spiffe: Vec<&[u8]> = uris.into_iter().filter(|uri| looks_like_spiffe(uri)).collect();
@@ -94,6 +95,16 @@ pub(crate) fn check_authority(
         [uri] if names_domain(uri, trust_domain) => Ok(()),
         _ => Err(SvidError::AuthorityId),
     }
+}
+
+/// Whether `issuer` is the certificate that `signed` says it was signed with, as far as it says anything. A key is
+/// revoked by its identifier, so a certificate must not name another one (RFC 5280 §4.2.1.1).
+pub(crate) fn names_issuer(signed: &Certificate<'_>, issuer: &Certificate<'_>) -> Result<bool, SvidError> {
+    let stated = signed.authority_key()?;
+    let own = issuer.subject_key_id()?;
+    let other_key = stated.key_id.zip(own).is_some_and(|(stated, own)| stated != own);
+    let other_serial = stated.serial.is_some_and(|serial| serial != issuer.serial);
+    Ok(!other_key && !other_serial)
 }
 
 /// Checks a root of a bundle: an anchor is a name and a key, so its SPIFFE ID is not looked at.

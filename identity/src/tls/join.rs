@@ -14,9 +14,10 @@ use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::config::anonymous_client_config;
+use super::error::VerifyError;
 use super::peer::{ExpectedPeer, PeerIdentity};
 use super::provider::SIGNATURES;
-use super::verifier::{PeerRole, VerifyError, chain_of, no_tls12, system_time, verify_chain};
+use super::verifier::{PeerRole, chain_of, no_tls12, system_time, verify_chain};
 use crate::bundle::{TrustBundle, TrustBundles};
 use crate::spiffe::TrustDomain;
 use crate::svid::{SvidError, profile};

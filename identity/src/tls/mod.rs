@@ -9,6 +9,7 @@
 //! ```
 
 mod config;
+mod error;
 mod join;
 mod peer;
 mod provider;
@@ -20,8 +21,9 @@ mod verifier;
 mod tests;
 
 pub use config::{client_config, server_config};
+pub use error::{REASONS, VerifyError};
 pub use join::{JoinVerifier, join_config};
 pub use peer::{ExpectedPeer, PeerIdentity, peer_id};
 pub use provider::crypto_provider;
 pub use slot::{BundleSlot, Credential, InboundSvids, SvidSlot};
-pub use verifier::{ClientAuth, PeerRole, SpiffeVerifier, VerifyError, still_trusted, verify_chain};
+pub use verifier::{ClientAuth, PeerRole, SpiffeVerifier, still_trusted, verify_chain};

@@ -8,24 +8,21 @@
 //! Invariant: an identity comes out only if its chain ends in a root of its own trust domain.
 
 use std::cell::RefCell;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::verify_tls13_signature;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerIncompatible,
-    SignatureScheme,
-};
+use rustls::{DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 
+use super::error::VerifyError;
 use super::peer::{ExpectedPeer, PeerIdentity, peer_id};
 use super::provider::SIGNATURES;
 use super::slot::BundleSlot;
-use crate::bundle::TrustBundles;
-use crate::spiffe::{SpiffeId, TrustDomain};
+use crate::bundle::{TrustBundle, TrustBundles};
+use crate::spiffe::SpiffeId;
 use crate::svid::{SvidError, profile};
 use crate::x509::certificate::Certificate;
 
@@ -46,98 +43,6 @@ pub enum ClientAuth {
     /// A certificate is requested, and judged if given. For the control port, where a node that joins has
     /// none yet; every method but attestation and bundles must refuse the anonymous.
     Optional,
-}
-
-/// Why a chain does not prove an identity.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum VerifyError {
-    /// The chain is too long, or its leaf is not an X.509-SVID.
-    #[error("the peer's certificate is not an X.509-SVID: {0}")]
-    Profile(#[from] SvidError),
-    /// There is no bundle for the leaf's trust domain; no other bundle is tried.
-    #[error("trust domain {0} is not trusted")]
-    UnknownTrustDomain(TrustDomain),
-    /// The bundle has no root that is still valid: X.509-SVIDs of the trust domain are all invalid.
-    #[error("trust domain {0} has no valid root")]
-    NoRoot(TrustDomain),
-    /// The leaf, or an authority above it, is not valid yet.
-    #[error("a certificate of {id} is not valid yet")]
-    NotYetValid {
-        /// The identity that the leaf claims.
-        id: SpiffeId,
-        /// When it becomes valid.
-        not_before: SystemTime,
-        /// The moment of the check.
-        now: SystemTime,
-    },
-    /// The leaf, or an authority above it, has expired.
-    #[error("a certificate of {id} has expired")]
-    Expired {
-        /// The identity that the leaf claims.
-        id: SpiffeId,
-        /// When it expired.
-        not_after: SystemTime,
-        /// The moment of the check.
-        now: SystemTime,
-    },
-    /// An authority on the path breaks a rule of signing certificates.
-    #[error("an authority above {id} is not acceptable: {source}")]
-    Authority {
-        /// The identity that the leaf claims.
-        id: SpiffeId,
-        /// The rule.
-        source: SvidError,
-    },
-    /// No valid path leads from the leaf to a root of its trust domain.
-    #[error("the certificate of {id} does not lead to a root of its trust domain: {source}")]
-    Untrusted {
-        /// The identity that the leaf claims.
-        id: SpiffeId,
-        /// What path building found.
-        source: webpki::Error,
-    },
-    /// The peer has proven an identity, and it is another one than expected.
-    #[error("the peer is {id}, expected was {expected}")]
-    Unexpected {
-        /// The proven identity.
-        id: SpiffeId,
-        /// Whom the handshake was for.
-        expected: ExpectedPeer,
-    },
-    /// No certificate of the chain has a fingerprint that the joiner was given.
-    #[error("no root in the presented chain has a fingerprint that the token names")]
-    UnknownRoot,
-}
-
-impl VerifyError {
-    /// A word for metrics and logs, from a fixed set.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Profile(_) => "not_an_svid",
-            Self::UnknownTrustDomain(_) => "unknown_trust_domain",
-            Self::NoRoot(_) => "no_root",
-            Self::NotYetValid { .. } => "not_yet_valid",
-            Self::Expired { .. } => "expired",
-            Self::Authority { .. } => "bad_authority",
-            Self::Untrusted { .. } => "untrusted",
-            Self::Unexpected { .. } => "unexpected_identity",
-            Self::UnknownRoot => "unknown_root",
-        }
-    }
-
-    /// The error of this crate inside a handshake error, if that is what failed the handshake.
-    pub fn of(error: &Error) -> Option<&Self> {
-        let Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) = error else {
-            return None;
-        };
-        inner.downcast_ref()
-    }
-}
-
-impl From<VerifyError> for Error {
-    fn from(error: VerifyError) -> Self {
-        Self::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
-    }
 }
 
 /// Verifies `chain` (leaf first) against the bundle of its own trust domain, for a peer in `role`.
@@ -169,14 +74,7 @@ pub fn verify_chain(
     // webpki can carry only its own errors out of the path, so ours is kept beside it.
     let fault = RefCell::new(None);
     let check_path = |path: &webpki::VerifiedPath<'_>| {
-        let judged = path.intermediate_certificates().try_for_each(|authority| {
-            let der = authority.der();
-            let parsed = Certificate::parse(&der).map_err(SvidError::from)?;
-            profile::check_authority(&parsed, id.trust_domain())
-                .map_err(|source| VerifyError::Authority { id: id.clone(), source })?;
-            check_time(&parsed, &id, now)
-        });
-        judged.map_err(|error: VerifyError| {
+        check_path(path, bundle, &leaf, &id, now).map_err(|error| {
             fault.borrow_mut().get_or_insert(error);
             webpki::Error::UnknownIssuer
         })
@@ -198,6 +96,32 @@ pub fn verify_chain(
         )
         .map_err(|source| fault.take().unwrap_or_else(|| untrusted(source)))?;
     Ok(peer_id(chain)?)
+}
+
+/// Judges what webpki leaves open about a path that holds: its authorities' SPIFFE IDs, the moment of their expiry,
+/// and that each certificate names the one above it and no other.
+fn check_path(
+    path: &webpki::VerifiedPath<'_>,
+    bundle: &TrustBundle,
+    leaf: &Certificate<'_>,
+    id: &SpiffeId,
+    now: SystemTime,
+) -> Result<(), VerifyError> {
+    let faulty = |source| VerifyError::Authority { id: id.clone(), source };
+    let authorities: Vec<_> = path.intermediate_certificates().map(|authority| authority.der()).collect();
+    let mut below = leaf.clone();
+    for der in &authorities {
+        let authority = Certificate::parse(der).map_err(|error| faulty(error.into()))?;
+        profile::check_authority(&authority, id.trust_domain()).map_err(faulty)?;
+        check_time(&authority, id, now)?;
+        if !profile::names_issuer(&below, &authority).map_err(faulty)? {
+            return Err(faulty(SvidError::IssuerMismatch));
+        }
+        below = authority;
+    }
+    let mut roots = bundle.certificates_of(path.anchor()).filter_map(|der| Certificate::parse(der).ok());
+    let named = roots.any(|root| profile::names_issuer(&below, &root).unwrap_or(false));
+    if named { Ok(()) } else { Err(faulty(SvidError::IssuerMismatch)) }
 }
 
 /// Whether the chain of a live connection still proves its identity, when bundles or time have changed.

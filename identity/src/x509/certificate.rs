@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use super::der::{self, NotDer, Reader, tag};
 use super::public_key::Signed;
+use super::syntax::{self, AuthorityKey, check_extension, check_name};
 use super::{oid, time};
 
 /// A parsed X.509 v3 certificate. All parts are borrowed from its DER.
@@ -49,7 +50,8 @@ pub(crate) struct AlternativeNames<'a> {
 }
 
 impl<'a> Certificate<'a> {
-    /// Reads `bytes`. Refuses what is not v3, not strict DER, or has an extension twice.
+    /// Reads `bytes`. Refuses what is not v3, not strict DER, has an extension twice, or a well-known one of another
+    /// syntax than its own.
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, NotDer> {
         let signed = Signed::parse(bytes)?;
         let mut body = Reader::new(der::single(signed.body, tag::SEQUENCE)?);
@@ -64,6 +66,8 @@ impl<'a> Certificate<'a> {
         let issuer = body.expect(tag::SEQUENCE)?;
         let (not_before, not_after) = time::validity(body.expect(tag::SEQUENCE)?)?;
         let subject = body.expect(tag::SEQUENCE)?;
+        check_name(issuer)?;
+        check_name(subject)?;
         let spki = body.element(tag::SEQUENCE)?.whole;
         let extensions = match body.optional(tag::CONTEXT_3)? {
             Some(content) => extensions(content)?,
@@ -80,11 +84,8 @@ impl<'a> Certificate<'a> {
         let mut uris = Vec::new();
         while !names.is_empty() {
             let name = names.any()?;
-            match name.tag {
-                tag::URI => uris.push(name.content),
-                // otherName, email, DNS, X.400, directory, EDI party, address, registered ID.
-                0xa0 | 0x81 | 0x82 | 0xa3 | 0xa4 | 0xa5 | 0x87 | 0x88 => {}
-                _ => return Err(NotDer),
+            if name.tag == tag::URI {
+                uris.push(name.content);
             }
         }
         Ok(Some(AlternativeNames { critical: extension.critical, uris }))
@@ -92,22 +93,14 @@ impl<'a> Certificate<'a> {
 
     /// Whether basicConstraints says cA. Absent means no.
     pub(crate) fn is_authority(&self) -> Result<bool, NotDer> {
-        let Some(extension) = self.extension(oid::BASIC_CONSTRAINTS) else { return Ok(false) };
-        let mut constraints = Reader::new(der::single(extension.value, tag::SEQUENCE)?);
-        let authority = constraints.optional(tag::BOOLEAN)?.map_or(Ok(false), der::boolean)?;
-        constraints.optional(tag::INTEGER)?;
-        constraints.finish()?;
-        Ok(authority)
+        self.extension(oid::BASIC_CONSTRAINTS)
+            .map_or(Ok(false), |extension| syntax::basic_constraints(extension.value))
     }
 
     /// The key usage, `None` if the extension is absent.
     pub(crate) fn key_usage(&self) -> Result<Option<KeyUsage>, NotDer> {
         let Some(extension) = self.extension(oid::KEY_USAGE) else { return Ok(None) };
-        let bits = match der::single(extension.value, tag::BIT_STRING)? {
-            [0..=7, first, ..] => *first,
-            [0] => 0,
-            _ => return Err(NotDer),
-        };
+        let bits = syntax::key_usage(extension.value)?;
         Ok(Some(KeyUsage {
             critical: extension.critical,
             digital_signature: bits & 0x80 != 0,
@@ -118,23 +111,22 @@ impl<'a> Certificate<'a> {
 
     /// The purposes of extendedKeyUsage as OID contents, `None` if the extension is absent.
     pub(crate) fn extended_key_usage(&self) -> Result<Option<Vec<&'a [u8]>>, NotDer> {
-        let Some(extension) = self.extension(oid::EXTENDED_KEY_USAGE) else { return Ok(None) };
-        let mut list = Reader::new(der::single(extension.value, tag::SEQUENCE)?);
-        let mut purposes = Vec::new();
-        while !list.is_empty() {
-            purposes.push(list.expect(tag::OID)?);
-        }
-        Ok(Some(purposes))
+        let found = self.extension(oid::EXTENDED_KEY_USAGE);
+        found.map(|extension| syntax::purposes(extension.value)).transpose()
+    }
+
+    /// What this certificate says of the one that signed it; nothing if the extension is absent.
+    pub(crate) fn authority_key(&self) -> Result<AuthorityKey<'a>, NotDer> {
+        let found = self.extension(oid::AUTHORITY_KEY_IDENTIFIER);
+        found.map_or(Ok(AuthorityKey::default()), |extension| syntax::authority_key(extension.value))
     }
 
     /// The identifier of the key that signed this certificate, if it names one.
     pub(crate) fn authority_key_id(&self) -> Result<Option<&'a [u8]>, NotDer> {
-        let Some(extension) = self.extension(oid::AUTHORITY_KEY_IDENTIFIER) else { return Ok(None) };
-        Reader::new(der::single(extension.value, tag::SEQUENCE)?).optional(tag::KEY_IDENTIFIER)
+        Ok(self.authority_key()?.key_id)
     }
 
     /// The identifier of this certificate's own key, if it names one.
-    #[cfg_attr(not(feature = "ca"), expect(dead_code, reason = "only an authority looks at its own"))]
     pub(crate) fn subject_key_id(&self) -> Result<Option<&'a [u8]>, NotDer> {
         let found = self.extension(oid::SUBJECT_KEY_IDENTIFIER);
         found.map(|extension| der::single(extension.value, tag::OCTET_STRING)).transpose()
@@ -164,10 +156,15 @@ fn extensions(content: &[u8]) -> Result<Vec<Extension<'_>>, NotDer> {
     let mut found: Vec<Extension<'_>> = Vec::new();
     while !list.is_empty() {
         let mut fields = list.sequence()?;
-        let oid = fields.expect(tag::OID)?;
-        let critical = fields.optional(tag::BOOLEAN)?.map_or(Ok(false), der::boolean)?;
+        let oid = fields.oid()?;
+        let critical = match fields.optional(tag::BOOLEAN)?.map(der::boolean).transpose()? {
+            Some(false) => return Err(NotDer), // X.690 §11.5: a default is not written
+            Some(true) => true,
+            None => false,
+        };
         let value = fields.expect(tag::OCTET_STRING)?;
         fields.finish()?;
+        check_extension(oid, value)?;
         if found.iter().any(|extension| extension.oid == oid) {
             return Err(NotDer); // RFC 5280 §4.2: not more than one instance
         }

@@ -84,6 +84,13 @@ impl<'a> Reader<'a> {
         self.expect(tag::SEQUENCE).map(Self)
     }
 
+    /// The content of the next element, which must be an OBJECT IDENTIFIER.
+    pub(crate) fn oid(&mut self) -> Result<&'a [u8], NotDer> {
+        let content = self.expect(tag::OID)?;
+        check_oid(content)?;
+        Ok(content)
+    }
+
     /// Refuses what has not been read.
     pub(crate) fn finish(self) -> Result<(), NotDer> {
         if self.0.is_empty() { Ok(()) } else { Err(NotDer) }
@@ -117,6 +124,16 @@ pub(crate) fn boolean(content: &[u8]) -> Result<bool, NotDer> {
     match content {
         [0x00] => Ok(false),
         [0xff] => Ok(true),
+        _ => Err(NotDer),
+    }
+}
+
+/// Checks the content of an OBJECT IDENTIFIER: whole numbers, without leading zeros.
+pub(crate) fn check_oid(content: &[u8]) -> Result<(), NotDer> {
+    let begins = std::iter::once(true).chain(content.iter().map(|octet| octet & 0x80 == 0));
+    let padded = begins.zip(content).any(|(begins, octet)| begins && *octet == 0x80);
+    match content.last() {
+        Some(last) if last & 0x80 == 0 && !padded => Ok(()),
         _ => Err(NotDer),
     }
 }
@@ -194,6 +211,16 @@ mod tests {
         assert_eq!(unsigned(&[0x00, 0x80]), Ok(&[0x80][..]));
         assert_eq!(unsigned(&[0x00]), Ok(&[0x00][..]));
         assert!(unsigned(&[0x80]).is_err() && unsigned(&[0x00, 0x7f]).is_err() && unsigned(&[]).is_err());
+    }
+
+    #[test]
+    fn object_identifiers_are_whole_numbers_without_leading_zeros() {
+        for content in [&[0x2a][..], &[0x55, 0x1d, 0x11], &[0x2a, 0x86, 0x48], &[0x2a, 0x86, 0x80, 0x01]] {
+            assert_eq!(check_oid(content), Ok(()), "{content:02x?}");
+        }
+        for content in [&[][..], &[0x80], &[0x2a, 0x86], &[0x2a, 0x80, 0x01], &[0x80, 0x2a]] {
+            assert_eq!(check_oid(content), Err(NotDer), "{content:02x?}");
+        }
     }
 
     proptest! {

@@ -9,6 +9,7 @@ pub(crate) mod der;
 pub(crate) mod oid;
 pub(crate) mod pem;
 pub(crate) mod public_key;
+pub(crate) mod syntax;
 pub(crate) mod time;
 
 use aws_lc_rs::digest;

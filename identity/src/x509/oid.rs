@@ -6,10 +6,18 @@ pub(crate) const SUBJECT_KEY_IDENTIFIER: &[u8] = &[0x55, 0x1d, 0x0e];
 pub(crate) const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
 /// id-ce-subjectAltName, 2.5.29.17.
 pub(crate) const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
+/// id-ce-issuerAltName, 2.5.29.18.
+pub(crate) const ISSUER_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x12];
 /// id-ce-basicConstraints, 2.5.29.19.
 pub(crate) const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
 /// id-ce-nameConstraints, 2.5.29.30.
 pub(crate) const NAME_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x1e];
+/// id-ce-cRLDistributionPoints, 2.5.29.31.
+pub(crate) const CRL_DISTRIBUTION_POINTS: &[u8] = &[0x55, 0x1d, 0x1f];
+/// id-ce-freshestCRL, 2.5.29.46.
+pub(crate) const FRESHEST_CRL: &[u8] = &[0x55, 0x1d, 0x2e];
+/// id-pe-proxyCertInfo, 1.3.6.1.5.5.7.1.14.
+pub(crate) const PROXY_CERT_INFO: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x01, 0x0e];
 /// id-ce-authorityKeyIdentifier, 2.5.29.35.
 pub(crate) const AUTHORITY_KEY_IDENTIFIER: &[u8] = &[0x55, 0x1d, 0x23];
 /// id-ce-extKeyUsage, 2.5.29.37.

@@ -1,5 +1,6 @@
 //! Which public keys Weft accepts, read from a SubjectPublicKeyInfo.
 
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ParsedPublicKey};
 use rustls_pki_types::{SignatureVerificationAlgorithm, SubjectPublicKeyInfoDer};
 use webpki::RawPublicKeyEntity;
 use webpki::aws_lc_rs as algorithm;
@@ -71,14 +72,16 @@ impl<'a> PublicKey<'a> {
 }
 
 fn point<'a>(curve: &[u8], octets: &'a [u8]) -> Result<PublicKey<'a>, KeyError> {
+    // A point that is not on its curve belongs to nobody; other verifiers refuse to read it (CERT-29).
+    let on = |algorithm| ParsedPublicKey::new(algorithm, octets).is_ok();
     match (curve, octets) {
-        (oid::P256, [4, point @ ..]) if point.len() == 64 => {
+        (oid::P256, [4, point @ ..]) if point.len() == 64 && on(&ECDSA_P256_SHA256_ASN1) => {
             Ok(PublicKey::P256 { x: &point[..32], y: &point[32..] })
         }
-        (oid::P384, [4, point @ ..]) if point.len() == 96 => {
+        (oid::P384, [4, point @ ..]) if point.len() == 96 && on(&ECDSA_P384_SHA384_ASN1) => {
             Ok(PublicKey::P384 { x: &point[..48], y: &point[48..] })
         }
-        (oid::P256 | oid::P384, _) => Err(KeyError::Malformed), // compressed or cut
+        (oid::P256 | oid::P384, _) => Err(KeyError::Malformed), // compressed, cut or off the curve
         _ => Err(KeyError::Kind),
     }
 }

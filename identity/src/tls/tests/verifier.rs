@@ -5,12 +5,15 @@ use std::time::SystemTime;
 
 use rustls_pki_types::CertificateDer;
 
-use super::super::verifier::{PeerRole, SpiffeVerifier, VerifyError, still_trusted, verify_chain};
-use super::super::{BundleSlot, ClientAuth, ExpectedPeer, JoinVerifier, PeerIdentity, peer_id};
+use super::super::verifier::{PeerRole, SpiffeVerifier, still_trusted, verify_chain};
+use super::super::{
+    BundleSlot, ClientAuth, ExpectedPeer, JoinVerifier, PeerIdentity, REASONS, VerifyError, peer_id,
+};
 use crate::bundle::{TrustBundle, TrustBundles};
 use crate::forge::{self, Authority, Forge, at, domain, id, purposes};
 use crate::spiffe::SpiffeId;
 use crate::svid::{KeyUsageFault, SvidError};
+use crate::x509::der::{self, tag};
 use crate::x509::{fingerprint, oid};
 
 const ID: &str = "spiffe://td/ns/shop/sa/charge";
@@ -394,6 +397,57 @@ fn a_joiner_does_not_anchor_on_a_pinned_leaf() {
     let server = Forge::leaf("spiffe://td/server/a").signed_by(&root);
     let pinned = JoinVerifier::new(domain("td"), [fingerprint(&server)]);
     assert!(pinned.verify(&[server, root.certificate.clone()], at(0)).is_err());
+}
+
+#[test]
+fn cert_29_a_certificate_that_names_another_issuer_than_its_own_is_refused() {
+    let key_id = |octet: u8| der::element(tag::OCTET_STRING, &[&[octet; 20]]);
+    let stated = |octet: u8| der::sequence(&[&der::element(tag::KEY_IDENTIFIER, &[&[octet; 20]])]);
+    let root = Forge::authority("root", "spiffe://td").valid(at(-90_000), at(90_000));
+    let root = Authority::self_signed(root.with(oid::SUBJECT_KEY_IDENTIFIER, false, key_id(1)));
+    let issuer = |named: u8| {
+        let forge =
+            Forge::authority("issuer", "spiffe://td").with(oid::SUBJECT_KEY_IDENTIFIER, false, key_id(2));
+        root.child(forge.with(oid::AUTHORITY_KEY_IDENTIFIER, false, stated(named)))
+    };
+    let leaf = |issuer: &Authority, named: u8| {
+        Forge::leaf(ID).with(oid::AUTHORITY_KEY_IDENTIFIER, false, stated(named)).signed_by(issuer)
+    };
+    let bundles = root.bundles("td");
+    let judge = |named_by_leaf, named_by_issuer| {
+        let issuer = issuer(named_by_issuer);
+        verify(&bundles, &[leaf(&issuer, named_by_leaf), issuer.certificate.clone()]).map(drop)
+    };
+    let mismatch = Err(VerifyError::Authority { id: id(ID), source: SvidError::IssuerMismatch });
+    assert_eq!(judge(2, 1), Ok(()));
+    assert_eq!(judge(3, 1), mismatch, "the leaf names a key that did not sign it");
+    assert_eq!(judge(2, 3), mismatch, "the issuer names a key that did not sign it");
+    assert_eq!(verify(&bundles, &[leaf(&root, 1)]).map(drop), Ok(()));
+    assert_eq!(verify(&bundles, &[leaf(&root, 2)]).map(drop), mismatch, "the root is looked at too");
+}
+
+#[test]
+fn the_reason_survives_as_text_and_no_peer_can_choose_it() {
+    let domain = domain("refused.as.expired");
+    let errors = [
+        VerifyError::Profile(SvidError::Empty),
+        VerifyError::UnknownTrustDomain(domain.clone()),
+        VerifyError::NoRoot(domain.clone()),
+        VerifyError::NotYetValid { id: id(ID), not_before: at(1), now: at(0) },
+        VerifyError::Expired { id: id(ID), not_after: at(0), now: at(0) },
+        VerifyError::Authority { id: id(ID), source: SvidError::AuthorityId },
+        VerifyError::Untrusted { id: id(ID), source: webpki::Error::UnknownIssuer },
+        VerifyError::Unexpected { id: id(ID), expected: ExpectedPeer::AnyServerOf(domain) },
+        VerifyError::UnknownRoot,
+    ];
+    for (error, reason) in errors.into_iter().zip(REASONS) {
+        assert_eq!(error.reason(), reason);
+        let wrapped = rustls::Error::from(error.clone());
+        assert_eq!(VerifyError::of(&wrapped), Some(&error));
+        assert_eq!(VerifyError::reason_in(&wrapped.to_string()), Some(reason), "{wrapped}");
+    }
+    assert_eq!(VerifyError::reason_in("refused as someone: else"), None);
+    assert_eq!(VerifyError::reason_in(&rustls::Error::NoCertificatesPresented.to_string()), None);
 }
 
 fn leaf(issuer: &Authority) -> CertificateDer<'static> {
