@@ -4,7 +4,6 @@
 //! them: `weft/1`, no early data, no session tickets.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use quinn::ValidationTokenConfig;
 use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
@@ -16,12 +15,6 @@ use crate::code::CloseCode;
 use crate::error::ConfigFault;
 use crate::keys::EndpointKeys;
 use crate::transport::{Path, Transport};
-
-/// First packets kept for a handshake that was not looked at yet, for one and for all (security limits).
-const INCOMING_BUFFER_BYTES: u64 = 64 * 1024;
-const INCOMING_BUFFERS_BYTES: u64 = 16 * 1024 * 1024;
-/// How long a Retry token is good (security limits).
-const RETRY_TOKEN_LIFETIME: Duration = Duration::from_secs(15);
 
 /// The TLS side of accepting, if it keeps what every tunnel promises.
 pub(crate) fn server_crypto(server: Arc<rustls::ServerConfig>) -> Result<Arc<QuicServerConfig>, ConfigFault> {
@@ -57,16 +50,17 @@ pub(crate) fn server_config(
 ) -> quinn::ServerConfig {
     let mut tokens = ValidationTokenConfig::default();
     tokens.sent(0); // none: a returning caller validates like any other
+    let admission = &transport.settings.admission;
     let mut config = quinn::ServerConfig::new(crypto.clone(), keys.token_key());
     config
         .transport_config(transport.accepted(path))
         .validation_token_config(tokens)
-        .retry_token_lifetime(RETRY_TOKEN_LIFETIME)
+        .retry_token_lifetime(admission.retry_token_lifetime)
         // Between nodes addresses do not change; a path that does is a spoof or a new node.
         .migration(false)
-        .max_incoming(transport.settings.admission.max_pending)
-        .incoming_buffer_size(INCOMING_BUFFER_BYTES)
-        .incoming_buffer_size_total(INCOMING_BUFFERS_BYTES);
+        .max_incoming(admission.max_pending)
+        .incoming_buffer_size(admission.incoming_buffer_bytes)
+        .incoming_buffer_size_total(admission.incoming_buffers_bytes);
     config
 }
 

@@ -4,26 +4,31 @@
 //! all tunnels, one for stalled flows, one per tunnel. Accepting is two steps, because a handshake takes
 //! its time: [`Overlay::accept`] yields a [`Handshake`] that is finished in a task of its own.
 
+use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use quinn::{EndpointConfig, TokioRuntime};
+use quinn::{EndpointConfig, Runtime, TokioRuntime};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 use weft_identity::tls::PeerIdentity;
 
-use crate::admission::{Arrival, HandshakeGate, PeerLimits, PeerSlot, Ticket};
+use crate::admission::{PeerLimits, PeerSlot};
 use crate::budget::StallRule;
 use crate::clock;
 use crate::code::CloseCode;
 use crate::crypto::{identity, server_config, server_crypto, spoken};
 use crate::error::{AcceptError, BindError};
+use crate::gate::{Arrival, HandshakeGate, Ticket};
 use crate::keys::EndpointKeys;
 use crate::live::{Live, attend};
+use crate::load::PeerLoad;
 use crate::metrics::OverlayMetrics;
+use crate::quiet::Quiet;
+use crate::say::Says;
 use crate::socket::{SocketBuffers, size_buffers};
 use crate::stall::StallWatch;
 use crate::transport::{Path, Transport, TransportSettings};
@@ -47,7 +52,8 @@ pub(crate) struct Shared {
     pub(crate) settings: Arc<TransportSettings>,
     accept_loopback: Arc<quinn::ServerConfig>,
     buffers: SocketBuffers,
-    gate: Arc<Mutex<HandshakeGate>>,
+    seats: Arc<Mutex<Seats>>,
+    says: Arc<Says>,
     limits: Arc<Mutex<PeerLimits>>,
     pub(crate) live: Arc<Live>,
     stalls: Arc<StallWatch>,
@@ -67,12 +73,20 @@ pub struct Handshake {
     overlay: Overlay,
 }
 
+/// The gate, and how to end each handshake that it let through.
+#[derive(Debug)]
+struct Seats {
+    gate: HandshakeGate,
+    under_way: HashMap<Ticket, CancellationToken>,
+}
+
 /// A place among the handshakes under way; free again when dropped.
 #[derive(Debug)]
 struct Place {
-    gate: Arc<Mutex<HandshakeGate>>,
+    seats: Arc<Mutex<Seats>>,
     metrics: Arc<OverlayMetrics>,
     ticket: Ticket,
+    displaced: CancellationToken,
 }
 
 impl Overlay {
@@ -100,24 +114,35 @@ impl Overlay {
 
         let mut config = EndpointConfig::new(keys.reset_key());
         config.min_reset_interval(MIN_RESET_INTERVAL);
+        // A packet without the fixed bit is not QUIC (RFC 9000 section 17), and nobody here greases it.
+        config.grease_quic_bit(false);
         // quinn also speaks the drafts 29 to 34, which nobody else here does (TLS-04).
         config.supported_versions(vec![QUIC_VERSION_1]);
         let ids = keys.clone();
         config.cid_generator(move || Box::new(ids.connection_ids()));
         let payload = transport.max_udp_payload();
         config.max_udp_payload_size(payload).map_err(|_| crate::InvalidTransport::Mtu(payload))?;
-        let endpoint = quinn::Endpoint::new(config, Some(accept_network), socket, Arc::new(TokioRuntime))?;
+        let runtime = Arc::new(TokioRuntime);
+        let socket = Quiet::new(runtime.wrap_udp_socket(socket)?, clock::now().into_std());
+        let endpoint = quinn::Endpoint::new_with_abstract_socket(
+            config,
+            Some(accept_network),
+            Arc::new(socket),
+            runtime,
+        )?;
 
         let now = clock::now().into_std();
-        let admission = settings.admission.clone();
+        let (admission, says) = (settings.admission.clone(), Arc::new(Says::default()));
+        let gate = HandshakeGate::new(admission.clone(), now);
         let stop = CancellationToken::new();
         let shared = Shared {
             endpoint,
             accept_loopback: Arc::new(accept_loopback),
             buffers,
-            gate: Arc::new(Mutex::new(HandshakeGate::new(admission.clone(), now))),
-            limits: Arc::new(Mutex::new(PeerLimits::new(admission))),
-            live: Live::new(metrics.clone()),
+            seats: Arc::new(Mutex::new(Seats { gate, under_way: HashMap::new() })),
+            limits: Arc::new(Mutex::new(PeerLimits::new(admission, settings.load.clone()))),
+            live: Live::new(metrics.clone(), says.clone()),
+            says,
             stalls: StallWatch::new(stall_rule(&settings)),
             metrics,
             next_tunnel: AtomicU64::new(1),
@@ -148,25 +173,44 @@ impl Overlay {
         loop {
             let incoming = self.shared.endpoint.accept().await?;
             let remote = incoming.remote_address().ip();
-            let validated = incoming.remote_address_validated();
-            let now = clock::now().into_std();
-            let mut gate = self.shared.gate.lock().unwrap_or_else(PoisonError::into_inner);
-            match gate.arrive(remote, validated, now) {
-                Arrival::Proceed(ticket) => {
-                    self.shared.metrics.pending(gate.pending());
-                    let (gate, metrics) = (self.shared.gate.clone(), self.shared.metrics.clone());
-                    let place = Place { gate, metrics, ticket };
+            let proof = incoming.remote_address_validated().then(|| incoming.orig_dst_cid());
+            let arrival = {
+                let mut seats = self.shared.seats.lock().unwrap_or_else(PoisonError::into_inner);
+                seats.gate.arrive(remote, proof, clock::now().into_std())
+            };
+            match arrival {
+                Arrival::Proceed { ticket, displaced } => {
+                    let place = self.seat(ticket, displaced);
                     return Some(Handshake { incoming, place, overlay: self.clone() });
                 }
                 Arrival::Retry => {
-                    self.shared.metrics.deflected("retry");
+                    self.deflected("retry");
                     let _ = incoming.retry(); // an unvalidated address may always be asked
                 }
-                Arrival::Refuse => {
-                    self.shared.metrics.deflected("refused");
-                    incoming.refuse();
+                Arrival::Ignore(reason) => {
+                    self.deflected(reason.label());
+                    incoming.ignore();
                 }
             }
+        }
+    }
+
+    fn seat(&self, ticket: Ticket, displaced: Option<Ticket>) -> Place {
+        let shared = &self.shared;
+        let mut seats = shared.seats.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(oldest) = displaced.and_then(|ticket| seats.under_way.remove(&ticket)) {
+            oldest.cancel();
+        }
+        let displaced = CancellationToken::new();
+        seats.under_way.insert(ticket, displaced.clone());
+        shared.metrics.pending(seats.gate.pending());
+        Place { seats: shared.seats.clone(), metrics: shared.metrics.clone(), ticket, displaced }
+    }
+
+    fn deflected(&self, reason: &'static str) {
+        self.shared.metrics.deflected(reason);
+        if let Some(left_out) = self.shared.says.deflected.may() {
+            warn!(reason, left_out, "too many handshakes begin, addresses must prove themselves");
         }
     }
 
@@ -225,6 +269,7 @@ impl Overlay {
         peer: PeerIdentity,
         server_name: Option<String>,
         role: Role,
+        load: Arc<PeerLoad>,
     ) -> Tunnel {
         let shared = &self.shared;
         let tunnel = Tunnel::new(TunnelParts {
@@ -237,6 +282,8 @@ impl Overlay {
             next_flow: shared.next_flow.clone(),
             settings: shared.settings.clone(),
             metrics: shared.metrics.clone(),
+            load,
+            says: shared.says.clone(),
         });
         shared.live.add(&tunnel);
         tunnel
@@ -261,17 +308,28 @@ impl Handshake {
         let began = clock::now();
         let waited = shared.settings.handshake_timeout;
         let remote = incoming.remote_address();
-        let finished = match tokio::time::timeout(waited, overlay.verify(incoming)).await {
-            Ok(finished) => finished,
-            Err(_) => Err(AcceptError::Timeout { waited }),
+        let finished = tokio::select! {
+            biased;
+            () = place.displaced.cancelled() => Err(AcceptError::Displaced),
+            finished = tokio::time::timeout(waited, overlay.verify(incoming)) => {
+                finished.unwrap_or(Err(AcceptError::Timeout { waited }))
+            }
         };
         drop(place);
         let result = finished.as_ref().map_or_else(accept_label, |_| "ok");
         shared.metrics.handshake(result, began.elapsed());
         let (tunnel, slot) = finished.inspect_err(|error| {
-            debug!(remote = %canonical(remote), %error, "handshake failed");
+            let remote = canonical(remote);
+            match shared.says.handshakes.may() {
+                Some(left_out) => warn!(%remote, %error, left_out, "handshake failed"),
+                None => debug!(%remote, %error, "handshake failed"),
+            }
         })?;
-        info!(peer = %tunnel.peer().id, address = %tunnel.remote_address(), "tunnel accepted");
+        let (peer, address) = (&tunnel.peer().id, tunnel.remote_address());
+        match shared.says.opened.may() {
+            Some(left_out) => info!(%peer, %address, left_out, "tunnel accepted"),
+            None => debug!(%peer, %address, "tunnel accepted"),
+        }
         shared.tasks.spawn(attend(shared.live.clone(), tunnel.clone(), Some(slot)));
         Ok(tunnel)
     }
@@ -296,15 +354,16 @@ impl Overlay {
             connection.close(code.varint(), b"over the limit of tunnels");
             AcceptError::OverLimit { peer: peer.id.clone(), code }
         })?;
-        Ok((self.adopt(connection, peer, server_name, Role::Accepted), slot))
+        Ok((self.adopt(connection, peer, server_name, Role::Accepted, slot.load()), slot))
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
-        gate.leave(self.ticket);
-        self.metrics.pending(gate.pending());
+        let mut seats = self.seats.lock().unwrap_or_else(PoisonError::into_inner);
+        seats.gate.leave(self.ticket);
+        seats.under_way.remove(&self.ticket);
+        self.metrics.pending(seats.gate.pending());
     }
 }
 
@@ -322,6 +381,7 @@ fn accept_label(error: &AcceptError) -> &'static str {
         AcceptError::Timeout { .. } => "timeout",
         AcceptError::Identity(_) => "identity",
         AcceptError::Protocol => "protocol",
+        AcceptError::Displaced => "displaced",
         AcceptError::OverLimit { code, .. } => code.name(),
     }
 }

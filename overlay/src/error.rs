@@ -186,6 +186,9 @@ pub enum AcceptError {
     /// The peer speaks another protocol.
     #[error("peer speaks another protocol than weft/1")]
     Protocol,
+    /// It was the oldest of too many, and a newer one took its place.
+    #[error("too many handshakes under way, and this one was the oldest")]
+    Displaced,
     /// The identity holds as many tunnels, or makes them as fast, as it may.
     #[error("{peer} is over its limit: {code}")]
     OverLimit {

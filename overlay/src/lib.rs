@@ -21,6 +21,7 @@
 //! Who may call whom is decided above, and bytes are moved above: this crate carries.
 
 mod admission;
+mod bucket;
 mod budget;
 mod clock;
 mod code;
@@ -29,13 +30,17 @@ mod crypto;
 mod dial;
 mod endpoint;
 mod error;
+mod gate;
 mod header;
 mod keys;
 mod live;
+mod load;
 mod metrics;
 mod opening;
 pub mod pool;
+mod quiet;
 mod reply;
+mod say;
 mod socket;
 mod stall;
 mod stream;
@@ -61,7 +66,7 @@ pub use reply::{Accepted, MAX_DETAIL_BYTES, PolicyRef, Refused, StreamReply};
 pub use socket::{SocketBuffers, bind_udp};
 pub use stall::StallGuard;
 pub use stream::{Evicted, FlowHandle, RecvHalf, SendHalf, TunnelStream, Written};
-pub use transport::{AdmissionSettings, InvalidTransport, TransportSettings};
+pub use transport::{AdmissionSettings, InvalidTransport, LoadSettings, TransportSettings};
 pub use tunnel::{Phase, Role, Tunnel, TunnelStats};
 pub use wire::{HeaderError, MAX_FRAME_BYTES, Progress};
 

@@ -4,18 +4,22 @@
 //! at all of them once a second ([`Live::keep`]). Neither keeps a tunnel alive.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tracing::{debug, info};
+use weft_identity::SpiffeId;
 
 use crate::admission::PeerSlot;
 use crate::clock;
 use crate::code::{CloseCode, PeerCode};
 use crate::control::{Control, MAX_CONTROL_BYTES};
 use crate::error::{By, CloseReason};
+use crate::load::Work;
 use crate::metrics::{OverlayMetrics, Sample};
-use crate::tunnel::{Phase, Role, Tunnel, TunnelCore, TunnelStats};
+use crate::say::Says;
+use crate::tunnel::{Phase, Role, Tunnel, TunnelCore};
 
 /// How often expiry is checked and figures are sampled. The wall clock may jump; a second later it is
 /// noticed.
@@ -32,23 +36,40 @@ const MAX_CONTROLS: usize = 64;
 pub(crate) struct Live {
     tunnels: Mutex<HashMap<u64, Entry>>,
     metrics: Arc<OverlayMetrics>,
+    says: Arc<Says>,
 }
 
 #[derive(Debug)]
 struct Entry {
     core: Weak<TunnelCore>,
+    peer: SpiffeId,
+    remote: IpAddr,
     counted: Sample,
 }
 
 impl Live {
-    pub(crate) fn new(metrics: Arc<OverlayMetrics>) -> Arc<Self> {
-        Arc::new(Self { tunnels: Mutex::default(), metrics })
+    pub(crate) fn new(metrics: Arc<OverlayMetrics>, says: Arc<Says>) -> Arc<Self> {
+        Arc::new(Self { tunnels: Mutex::default(), metrics, says })
     }
 
     pub(crate) fn add(&self, tunnel: &Tunnel) {
         self.metrics.tunnel_up(&tunnel.peer().id);
-        let entry = Entry { core: Arc::downgrade(tunnel.core()), counted: Sample::default() };
+        let (peer, remote) = (tunnel.peer().id.clone(), tunnel.remote_address().ip());
+        let core = Arc::downgrade(tunnel.core());
+        let entry = Entry { core, peer: peer.clone(), remote, counted: Sample::default() };
         self.tunnels.lock().unwrap_or_else(PoisonError::into_inner).insert(tunnel.id(), entry);
+        self.share_windows(&peer, remote);
+    }
+
+    /// Divides what one peer at one address may hold among its tunnels.
+    fn share_windows(&self, peer: &SpiffeId, remote: IpAddr) {
+        let tunnels = self.tunnels.lock().unwrap_or_else(PoisonError::into_inner);
+        let its = tunnels.values().filter(|entry| entry.remote == remote && entry.peer == *peer);
+        let its: Vec<_> = its.filter_map(|entry| entry.core.upgrade()).collect();
+        drop(tunnels);
+        for core in &its {
+            core.share(its.len() as u64);
+        }
     }
 
     /// Every tunnel that is up.
@@ -70,7 +91,7 @@ impl Live {
         let soon = clock::wall() + EXPIRY_MARGIN;
         for tunnel in self.tunnels() {
             if tunnel.peer().not_after <= soon && tunnel.close_reason().is_none() {
-                info!(peer = %tunnel.peer().id, "tunnel closed, the peer's certificate expires");
+                debug!(peer = %tunnel.peer().id, "tunnel closed, the peer's certificate expires");
                 tunnel.close(CloseCode::IdentityExpired, "the certificate of the tunnel expires");
             }
         }
@@ -79,10 +100,14 @@ impl Live {
     fn sample(&self) {
         let (mut rtt, mut mtu, mut count) = (Duration::ZERO, u16::MAX, 0u32);
         for tunnel in self.tunnels() {
-            let stats = tunnel.stats();
-            self.count(tunnel.id(), &stats);
-            rtt += stats.rtt;
-            mtu = mtu.min(stats.mtu_bytes);
+            let stats = tunnel.core().connection.stats();
+            let Some(moved) = self.count(tunnel.id(), &stats) else { continue };
+            tunnel.core().set_quiet(moved.received_bytes == 0);
+            // Either closes the tunnel, which is all that follows from it.
+            let _ = tunnel.core().charge(Work::Resets(moved.resets));
+            let _ = tunnel.core().charge(Work::Control(moved.control_frames));
+            rtt += stats.path.rtt;
+            mtu = mtu.min(stats.path.current_mtu);
             count += 1;
         }
         if let Some(mean) = rtt.checked_div(count) {
@@ -90,28 +115,24 @@ impl Live {
         }
     }
 
-    /// Reports what moved on one tunnel since the last look.
-    fn count(&self, id: u64, stats: &TunnelStats) {
+    /// Reports what moved on one tunnel since the last look, and returns it.
+    fn count(&self, id: u64, stats: &quinn::ConnectionStats) -> Option<Sample> {
         let mut tunnels = self.tunnels.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(entry) = tunnels.get_mut(&id) else { return };
-        self.metrics.moved(Sample {
-            lost_packets: stats.lost_packets.saturating_sub(entry.counted.lost_packets),
-            sent_bytes: stats.sent_bytes.saturating_sub(entry.counted.sent_bytes),
-            received_bytes: stats.received_bytes.saturating_sub(entry.counted.received_bytes),
-        });
-        if let Some(core) = entry.core.upgrade() {
-            core.set_quiet(stats.received_bytes == entry.counted.received_bytes);
-        }
-        entry.counted = Sample {
-            lost_packets: stats.lost_packets,
-            sent_bytes: stats.sent_bytes,
-            received_bytes: stats.received_bytes,
-        };
+        let entry = tunnels.get_mut(&id)?;
+        let now = Sample::of(stats);
+        let moved = now.since(&entry.counted);
+        entry.counted = now;
+        drop(tunnels);
+        self.metrics.moved(moved);
+        Some(moved)
     }
 
-    fn remove(&self, id: u64, stats: &TunnelStats) {
+    fn remove(&self, id: u64, stats: &quinn::ConnectionStats) {
         self.count(id, stats);
-        self.tunnels.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        let removed = self.tunnels.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        if let Some(Entry { peer, remote, .. }) = removed {
+            self.share_windows(&peer, remote);
+        }
     }
 }
 
@@ -134,19 +155,15 @@ pub(crate) async fn attend(live: Arc<Live>, tunnel: Tunnel, slot: Option<PeerSlo
         }
         () = tell(&connection, phase) => unreachable_end(&connection, &weak).await,
     };
-    let stats = connection.stats();
-    live.remove(
-        id,
-        &TunnelStats {
-            lost_packets: stats.path.lost_packets,
-            sent_bytes: stats.udp_tx.bytes,
-            received_bytes: stats.udp_rx.bytes,
-            ..TunnelStats::default()
-        },
-    );
+    live.remove(id, &connection.stats());
     live.metrics.tunnel_down(&peer, reason.label());
     drop(slot);
-    info!(%peer, dialled = role == Role::Dialled, %reason, "tunnel closed");
+    match live.says.closed.may() {
+        Some(left_out) => {
+            info!(%peer, dialled = role == Role::Dialled, %reason, left_out, "tunnel closed");
+        }
+        None => debug!(%peer, dialled = role == Role::Dialled, %reason, "tunnel closed"),
+    }
 }
 
 /// `tell` only returns when its tunnel is gone: what is left is the end of the connection.

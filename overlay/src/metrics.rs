@@ -38,6 +38,7 @@ pub struct OverlayMetrics {
     closes: Family<ReasonLabels, Counter>,
     handshakes_pending: Gauge,
     handshakes_deflected: Family<ReasonLabels, Counter>,
+    excess: Family<ReasonLabels, Counter>,
     flows_stalled: Gauge,
     flows_evicted: Counter,
     pool_tunnels: Gauge,
@@ -72,6 +73,52 @@ pub(crate) struct Sample {
     pub(crate) lost_packets: u64,
     pub(crate) sent_bytes: u64,
     pub(crate) received_bytes: u64,
+    /// RESET_STREAM and STOP_SENDING frames of the peer.
+    pub(crate) resets: u64,
+    /// The peer's frames that carry neither flows nor acknowledgements nor credit.
+    pub(crate) control_frames: u64,
+}
+
+impl Sample {
+    /// All that moved on a connection so far.
+    pub(crate) fn of(stats: &quinn::ConnectionStats) -> Self {
+        let frames = &stats.frame_rx;
+        let control = [
+            frames.ping,
+            frames.crypto,
+            frames.path_challenge,
+            frames.path_response,
+            frames.new_connection_id,
+            frames.retire_connection_id,
+            frames.new_token,
+            frames.immediate_ack,
+            frames.ack_frequency,
+            frames.data_blocked,
+            frames.stream_data_blocked,
+            frames.streams_blocked_bidi,
+            frames.streams_blocked_uni,
+            frames.max_streams_bidi,
+            frames.max_streams_uni,
+        ];
+        Self {
+            lost_packets: stats.path.lost_packets,
+            sent_bytes: stats.udp_tx.bytes,
+            received_bytes: stats.udp_rx.bytes,
+            resets: frames.reset_stream + frames.stop_sending,
+            control_frames: control.iter().sum(),
+        }
+    }
+
+    /// What moved since `before`.
+    pub(crate) fn since(&self, before: &Self) -> Self {
+        Self {
+            lost_packets: self.lost_packets.saturating_sub(before.lost_packets),
+            sent_bytes: self.sent_bytes.saturating_sub(before.sent_bytes),
+            received_bytes: self.received_bytes.saturating_sub(before.received_bytes),
+            resets: self.resets.saturating_sub(before.resets),
+            control_frames: self.control_frames.saturating_sub(before.control_frames),
+        }
+    }
 }
 
 impl OverlayMetrics {
@@ -102,7 +149,13 @@ impl OverlayMetrics {
         let pending = metrics.handshakes_pending.clone();
         tunnel.register("handshakes_pending", "Incoming handshakes under way", pending);
         let deflected = metrics.handshakes_deflected.clone();
-        tunnel.register("handshakes_deflected", "First packets answered by Retry or refusal", deflected);
+        tunnel.register(
+            "handshakes_deflected",
+            "First packets asked to prove themselves or dropped",
+            deflected,
+        );
+        let excess = metrics.excess.clone();
+        tunnel.register("excess", "Tunnels closed because their peer was over a rate", excess);
         let stalled = metrics.flows_stalled.clone();
         tunnel.register("flows_stalled", "Flows whose local socket takes nothing", stalled);
         let evicted = metrics.flows_evicted.clone();
@@ -128,6 +181,7 @@ impl OverlayMetrics {
             closes: Family::default(),
             handshakes_pending: Gauge::default(),
             handshakes_deflected: Family::default(),
+            excess: Family::default(),
             flows_stalled: Gauge::default(),
             flows_evicted: Counter::default(),
             pool_tunnels: Gauge::default(),
@@ -148,6 +202,10 @@ impl OverlayMetrics {
 
     pub(crate) fn deflected(&self, reason: &'static str) {
         self.handshakes_deflected.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
+    pub(crate) fn excess(&self, reason: &'static str) {
+        self.excess.get_or_create(&ReasonLabels { reason }).inc();
     }
 
     pub(crate) fn tunnel_up(&self, peer: &SpiffeId) {
@@ -224,7 +282,7 @@ mod tests {
         let metrics = OverlayMetrics::register(&mut registry);
         metrics.tunnel_up(&"spiffe://test.example/ns/a/sa/b".parse().unwrap());
         metrics.handshake("ok", Duration::from_millis(2));
-        metrics.moved(Sample { lost_packets: 1, sent_bytes: 2, received_bytes: 3 });
+        metrics.moved(Sample { lost_packets: 1, sent_bytes: 2, received_bytes: 3, ..Sample::default() });
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for line in [

@@ -15,6 +15,7 @@ use tracing::debug;
 use crate::code::ResetCode;
 use crate::error::{OpeningError, StreamError};
 use crate::header::StreamHeader;
+use crate::load::Work;
 use crate::reply::{Accepted, Refused, StreamReply};
 use crate::stall::Flow;
 use crate::stream::{FlowHandle, FrameFault, TunnelStream, poll_frame};
@@ -70,9 +71,21 @@ impl Opening {
             Err(error) => {
                 debug!(peer = %self.stream.tunnel.peer().id, %error, "flow without a header");
                 self.stream.reset(reset_code(&error));
+                if is_fruitless(&error) {
+                    // Too many of them close the tunnel; this flow has ended either way.
+                    let _ = self.stream.tunnel.core().charge(Work::Fruitless);
+                }
                 Err(error)
             }
         }
+    }
+}
+
+/// Whether the peer wasted a flow without a RESET_STREAM, which is counted as a frame.
+fn is_fruitless(error: &OpeningError) -> bool {
+    match error {
+        OpeningError::Header(_) | OpeningError::Truncated | OpeningError::Timeout { .. } => true,
+        OpeningError::Stream(_) => false,
     }
 }
 

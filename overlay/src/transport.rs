@@ -18,6 +18,8 @@ const GSO_SEGMENTS: u32 = 10;
 /// A batch must fit one UDP datagram, or `sendmsg` fails with EMSGSIZE, which quinn-udp takes for a
 /// probe that got lost: black-hole detection then drops the MTU to 1200 without an error.
 const MAX_BATCH_BYTES: u32 = 65_507;
+/// A tunnel's least share of what a peer's tunnels may hold together: it still moves 25 Mbit/s over 20 ms.
+const MIN_SHARE_BYTES: u64 = 64 * 1024;
 /// The least payload that QUIC guarantees (RFC 9000 section 14).
 const MIN_MTU: u16 = 1200;
 
@@ -59,8 +61,19 @@ pub struct TransportSettings {
     pub stall_after: Duration,
     /// What stalled flows of one identity may hold beyond the windows of their tunnels.
     pub stall_budget_bytes: u64,
+    /// Handshake bytes kept while earlier ones are missing. quinn's own default, five times the longest
+    /// chain that is accepted in good order.
+    pub crypto_buffer_bytes: usize,
+    /// Bytes kept for retransmission on all tunnels with one identity at one address: with more than four
+    /// of them the send window is divided. A peer that never reads costs no more than this.
+    pub peer_send_bytes: u64,
+    /// Bytes unread on all tunnels with one identity at one address, stalled flows apart: with more than
+    /// sixteen the receive window is divided.
+    pub peer_receive_bytes: u64,
     /// Guards against floods of handshakes and tunnels.
     pub admission: AdmissionSettings,
+    /// Guards against peers that churn.
+    pub load: LoadSettings,
 }
 
 /// Limits on handshakes under way and on tunnels per peer.
@@ -72,12 +85,51 @@ pub struct AdmissionSettings {
     pub retry_above_per_second: u32,
     /// Unvalidated handshakes under way from one /24 or /64 above which the same holds for it.
     pub retry_above_per_network: usize,
-    /// All handshakes under way; beyond it they are refused.
+    /// All handshakes under way; beyond it the oldest of the most crowded network gives way.
     pub max_pending: usize,
+    /// Handshakes under way from one /24 or /64, proven addresses included; beyond it its own oldest gives
+    /// way. A quarter of all: a rack that restarts dials from one network, all at once.
+    pub pending_per_network: usize,
+    /// Handshakes one /24 or /64 may start in a second: at a millisecond each, half a core.
+    pub handshakes_per_network_per_second: u32,
+    /// How long the token of a Retry is good: it comes back at once, or never.
+    pub retry_token_lifetime: Duration,
+    /// First packets kept for one handshake that was not looked at yet.
+    pub incoming_buffer_bytes: u64,
+    /// First packets kept for all of them.
+    pub incoming_buffers_bytes: u64,
     /// Tunnels one identity may hold from one address.
     pub tunnels_per_peer: usize,
     /// New tunnels one identity may make from one address in a second.
     pub tunnels_per_peer_per_second: u32,
+}
+
+/// What one identity at one address may make this end do in a second, on all its tunnels together; beyond
+/// it the tunnel is closed with [`CloseCode::ExcessiveLoad`](crate::CloseCode::ExcessiveLoad).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LoadSettings {
+    /// Flows opened, and as many at once: several times what two cores carry through a whole flow each.
+    pub flows_per_second: u32,
+    /// Flows reset or stopped, or opened and left without a header. Programs that give up do so too, but
+    /// a thousand a second for long is no program's way to work.
+    pub resets_per_second: u32,
+    /// The same at once: a program with as many flows as a tunnel carries dies, and each of its flows is
+    /// reset in both directions.
+    pub resets_at_once: u32,
+    /// Frames of the connection itself: PING, PATH_CHALLENGE, NEW_CONNECTION_ID and their like. A tunnel
+    /// in good order sends a few dozen at its start and one in ten seconds then.
+    pub control_frames_per_second: u32,
+}
+
+impl Default for LoadSettings {
+    fn default() -> Self {
+        Self {
+            flows_per_second: 10_000,
+            resets_per_second: 1_000,
+            resets_at_once: 8_192,
+            control_frames_per_second: 5_000,
+        }
+    }
 }
 
 impl Default for TransportSettings {
@@ -98,7 +150,11 @@ impl Default for TransportSettings {
             socket_buffer_bytes: 4 * MIB as usize,
             stall_after: Duration::from_millis(100),
             stall_budget_bytes: 256 * MIB,
+            crypto_buffer_bytes: 16 * 1024,
+            peer_send_bytes: 64 * MIB,
+            peer_receive_bytes: 256 * MIB,
             admission: AdmissionSettings::default(),
+            load: LoadSettings::default(),
         }
     }
 }
@@ -111,6 +167,11 @@ impl Default for AdmissionSettings {
             retry_above_per_second: 1000,
             retry_above_per_network: 64,
             max_pending: 4096,
+            pending_per_network: 1024,
+            handshakes_per_network_per_second: 500,
+            retry_token_lifetime: Duration::from_secs(15),
+            incoming_buffer_bytes: 64 * 1024,
+            incoming_buffers_bytes: 16 * MIB,
             tunnels_per_peer: 64,
             tunnels_per_peer_per_second: 50,
         }
@@ -186,6 +247,14 @@ impl Transport {
 }
 
 impl TransportSettings {
+    /// Send and receive window of each of `tunnels` with one peer at one address: its share of what they may
+    /// hold together, and never more than one tunnel alone may.
+    pub(crate) fn share(&self, tunnels: u64) -> (u64, u64) {
+        let part = |all: u64, own: u64| (all / tunnels.max(1)).clamp(MIN_SHARE_BYTES.min(own), own);
+        let send = part(self.peer_send_bytes, self.send_window_bytes);
+        (send, part(self.peer_receive_bytes, self.receive_window_bytes))
+    }
+
     fn config(&self, flows: u32, mtu: u16) -> Result<TransportConfig, InvalidTransport> {
         self.check(mtu)?;
         let window = |bytes: u64, name| {
@@ -206,6 +275,7 @@ impl TransportSettings {
             .send_fairness(true)
             .max_concurrent_bidi_streams(flows.into())
             .max_concurrent_uni_streams(self.control_streams.into())
+            .crypto_buffer_size(self.crypto_buffer_bytes)
             .max_idle_timeout(Some(idle))
             .keep_alive_interval(Some(self.keep_alive))
             // A third of the RFC's 333 ms, fit for a mesh: the first retransmission of a handshake goes
@@ -239,6 +309,10 @@ impl TransportSettings {
         }
         if self.send_window_bytes == 0 {
             return Err(InvalidTransport::OutOfRange("send window"));
+        }
+        // A chain of our own, with its signature and Finished, must fit.
+        if self.crypto_buffer_bytes < 4096 {
+            return Err(InvalidTransport::OutOfRange("crypto buffer"));
         }
         if mtu < MIN_MTU || u32::from(mtu) * GSO_SEGMENTS >= MAX_BATCH_BYTES {
             return Err(InvalidTransport::Mtu(mtu));
@@ -286,6 +360,27 @@ mod tests {
         assert_eq!(Transport::new(falling).unwrap_err(), InvalidTransport::Flows);
         let none = TransportSettings { stream_window_bytes: 0, ..base() };
         assert_eq!(Transport::new(none).unwrap_err(), InvalidTransport::OutOfRange("window of a flow"));
+    }
+
+    #[test]
+    fn quic_12_the_tunnels_of_a_peer_hold_no_more_together_than_a_peer_may() {
+        let settings = TransportSettings::default();
+        assert_eq!(settings.share(1), (16 * MIB, 16 * MIB));
+        assert_eq!(settings.share(4), (16 * MIB, 16 * MIB), "the most that have whole send windows");
+        assert_eq!(settings.share(5).0, 64 * MIB / 5);
+        assert_eq!(settings.share(16).1, 16 * MIB, "the most that have whole receive windows");
+        assert_eq!(settings.share(17).1, 256 * MIB / 17);
+        assert_eq!(settings.share(64), (MIB, 4 * MIB));
+        let narrow = TransportSettings { send_window_bytes: 1000, ..Default::default() };
+        assert_eq!(narrow.share(64).0, 1000, "a window that is small already stays");
+    }
+
+    #[test]
+    fn the_crypto_buffer_holds_at_least_a_handshake_of_our_own() {
+        let with = |bytes| {
+            Transport::new(TransportSettings { crypto_buffer_bytes: bytes, ..Default::default() }).is_ok()
+        };
+        assert_eq!((with(4095), with(4096), with(4097)), (false, true, true));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::time::Duration;
 use quinn::VarInt;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
-use tracing::debug;
+use tracing::{debug, warn};
 use weft_identity::tls::PeerIdentity;
 
 use crate::budget::TunnelId;
@@ -23,8 +23,10 @@ use crate::clock;
 use crate::code::{CloseCode, PeerCode};
 use crate::error::{By, CloseReason, OpenError, StreamError};
 use crate::header::StreamHeader;
+use crate::load::{Excess, PeerLoad, Work};
 use crate::metrics::OverlayMetrics;
 use crate::opening::Opening;
+use crate::say::Says;
 use crate::stall::{Flow, StallWatch};
 use crate::stream::TunnelStream;
 use crate::transport::TransportSettings;
@@ -97,8 +99,13 @@ pub(crate) struct TunnelCore {
     flow_limit: AtomicU32,
     quiet: AtomicBool,
     next_flow: Arc<AtomicU64>,
+    /// What the window of the tunnel is without stalled flows, and what they add.
+    receive_window: AtomicU64,
+    receive_extra: AtomicU64,
     settings: Arc<TransportSettings>,
     metrics: Arc<OverlayMetrics>,
+    load: Arc<PeerLoad>,
+    says: Arc<Says>,
 }
 
 /// What a new tunnel is made of.
@@ -112,6 +119,8 @@ pub(crate) struct TunnelParts {
     pub(crate) next_flow: Arc<AtomicU64>,
     pub(crate) settings: Arc<TransportSettings>,
     pub(crate) metrics: Arc<OverlayMetrics>,
+    pub(crate) load: Arc<PeerLoad>,
+    pub(crate) says: Arc<Says>,
 }
 
 impl Tunnel {
@@ -130,8 +139,12 @@ impl Tunnel {
             flow_limit: AtomicU32::new(parts.settings.flows_at_start),
             quiet: AtomicBool::new(false),
             next_flow: parts.next_flow,
+            receive_window: AtomicU64::new(parts.settings.receive_window_bytes),
+            receive_extra: AtomicU64::new(0),
             settings: parts.settings,
             metrics: parts.metrics,
+            load: parts.load,
+            says: parts.says,
         };
         Self { core: Arc::new(core) }
     }
@@ -219,10 +232,11 @@ impl Tunnel {
     ///
     /// # Errors
     ///
-    /// [`CloseReason`] when the tunnel is no more.
+    /// [`CloseReason`] when the tunnel is no more, such as because the peer opens flows faster than it may.
     pub async fn accept(&self) -> Result<Opening, CloseReason> {
         let (send, recv) =
             self.core.connection.accept_bi().await.map_err(|error| self.core.close_reason(error))?;
+        self.core.charge(Work::Flow)?;
         let flow = self.core.new_flow();
         self.core.grow_limit();
         Ok(Opening::new(self.clone(), send, recv, flow, self.core.settings.header_timeout))
@@ -324,8 +338,44 @@ impl TunnelCore {
 
     /// Gives the tunnel's flows `extra_bytes` of credit beyond its own window.
     pub(crate) fn widen(&self, extra_bytes: u64) {
-        let window = self.settings.receive_window_bytes.saturating_add(extra_bytes);
+        self.receive_extra.store(extra_bytes, Ordering::Relaxed);
+        self.apply_receive_window();
+    }
+
+    /// The tunnel is one of `tunnels` with this peer at this address: it gets its share of what they may
+    /// hold together, and never more than its own windows.
+    pub(crate) fn share(&self, tunnels: u64) {
+        let (send, receive) = self.settings.share(tunnels);
+        self.connection.set_send_window(send);
+        if self.receive_window.swap(receive, Ordering::Relaxed) != receive {
+            self.apply_receive_window();
+        }
+    }
+
+    fn apply_receive_window(&self) {
+        let extra = self.receive_extra.load(Ordering::Relaxed);
+        let window = self.receive_window.load(Ordering::Relaxed).saturating_add(extra);
         self.connection.set_receive_window(VarInt::from_u64(window).unwrap_or(VarInt::MAX));
+    }
+
+    /// Writes `work` on the peer's account, and closes the tunnel if that is more than it may do.
+    ///
+    /// # Errors
+    ///
+    /// The reason with which the tunnel was closed.
+    pub(crate) fn charge(&self, work: Work) -> Result<(), CloseReason> {
+        let charged = self.load.take(work, clock::now().into_std());
+        charged.map_err(|excess| self.close_for(excess))
+    }
+
+    fn close_for(&self, excess: Excess) -> CloseReason {
+        self.metrics.excess(excess.label());
+        if let Some(left_out) = self.says.excess.may() {
+            let (peer, reason) = (&self.peer.id, excess.label());
+            warn!(%peer, reason, left_out, "tunnel closed, its peer asks for too much");
+        }
+        self.close(CloseCode::ExcessiveLoad, excess.detail());
+        CloseReason::ours(CloseCode::ExcessiveLoad, excess.detail())
     }
 
     pub(crate) fn start_drain(&self, by: By, code: PeerCode<CloseCode>) {

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use weft_overlay::{AdmissionSettings, PoolSettings, TransportSettings};
+use weft_overlay::{AdmissionSettings, LoadSettings, PoolSettings, TransportSettings};
 
 use super::{
     origin::Resolver,
@@ -102,6 +102,30 @@ section! {
         retry_above_per_second: u32, "retryAbovePerSecond" = 1_000, 0..=1_000_000;
         /// Handshakes under way from one network above which its addresses must prove themselves.
         retry_above_per_network: u32, "retryAbovePerNetwork" = 64, 0..=65_536;
+        /// Handshakes under way from one network, above which its own oldest gives way.
+        pending_per_network: u32, "pendingPerNetwork" = 1_024, 1..=65_536;
+        /// Handshakes one network may start in a second.
+        per_network_per_second: u32, "perNetworkPerSecond" = 500, 1..=1_000_000;
+        /// How long the token of a Retry is good.
+        retry_token_lifetime: Period, "retryTokenLifetime" = seconds(15), seconds(1)..=seconds(600);
+        /// First packets kept for one handshake that was not looked at yet.
+        incoming_buffer: ByteSize, "incomingBuffer" = kib(64), kib(2)..=mib(1);
+        /// First packets kept for all such handshakes.
+        incoming_buffers: ByteSize, "incomingBuffers" = mib(16), kib(64)..=mib(1_024);
+        /// Handshake bytes kept while earlier ones are missing.
+        crypto_buffer: ByteSize, "cryptoBuffer" = kib(16), kib(4)..=kib(256);
+        /// Bytes kept for retransmission on all tunnels with one identity at one address.
+        per_peer_send: ByteSize, "perPeerSend" = mib(64), mib(1)..=mib(16_384);
+        /// Bytes unread on all tunnels with one identity at one address.
+        per_peer_receive: ByteSize, "perPeerReceive" = mib(256), mib(1)..=mib(16_384);
+        /// Flows one identity may open from one address in a second.
+        flows_per_peer_per_second: u32, "flowsPerPeerPerSecond" = 10_000, 1..=1_000_000;
+        /// Flows one identity may reset from one address in a second.
+        resets_per_peer_per_second: u32, "resetsPerPeerPerSecond" = 1_000, 1..=1_000_000;
+        /// The same at once.
+        resets_per_peer_at_once: u32, "resetsPerPeerAtOnce" = 8_192, 1..=1_000_000;
+        /// Frames of the connection itself one identity may send from one address in a second.
+        control_frames_per_peer_per_second: u32, "controlFramesPerPeerPerSecond" = 5_000, 100..=1_000_000;
         /// Tunnels this agent has open to others.
         outbound: u32, "outbound" = 1_024, 1..=65_536;
     }
@@ -216,6 +240,20 @@ impl Limits {
                 max_pending: count(it.pending),
                 tunnels_per_peer: count(it.per_peer),
                 tunnels_per_peer_per_second: it.per_peer_per_second,
+                pending_per_network: count(it.pending_per_network),
+                handshakes_per_network_per_second: it.per_network_per_second,
+                retry_token_lifetime: it.retry_token_lifetime.0,
+                incoming_buffer_bytes: it.incoming_buffer.0,
+                incoming_buffers_bytes: it.incoming_buffers.0,
+            },
+            crypto_buffer_bytes: size(it.crypto_buffer),
+            peer_send_bytes: it.per_peer_send.0,
+            peer_receive_bytes: it.per_peer_receive.0,
+            load: LoadSettings {
+                flows_per_second: it.flows_per_peer_per_second,
+                resets_per_second: it.resets_per_peer_per_second,
+                resets_at_once: it.resets_per_peer_at_once,
+                control_frames_per_second: it.control_frames_per_peer_per_second,
             },
             ..TransportSettings::default()
         }

@@ -21,6 +21,7 @@ use crate::crypto::{client_crypto, identity, spoken};
 use crate::endpoint::Overlay;
 use crate::error::{Addresses, CloseReason, DialError};
 use crate::live::attend;
+use crate::load::PeerLoad;
 use crate::transport::Path;
 use crate::tunnel::{Role, Tunnel};
 use plan::{DialPlan, Next};
@@ -51,7 +52,8 @@ impl Overlay {
         let result = dialled.as_ref().map_or_else(dial_label, |_| "ok");
         self.shared.metrics.handshake(result, began.elapsed());
         let (connection, peer) = dialled?;
-        let tunnel = self.adopt(connection, peer, None, Role::Dialled);
+        let load = Arc::new(PeerLoad::new(&self.shared.settings.load, clock::now().into_std()));
+        let tunnel = self.adopt(connection, peer, None, Role::Dialled, load);
         info!(peer = %tunnel.peer().id, address = %tunnel.remote_address(), "tunnel dialled");
         self.shared.tasks.spawn(attend(self.shared.live.clone(), tunnel.clone(), None));
         Ok(tunnel)
