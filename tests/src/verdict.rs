@@ -112,6 +112,7 @@ fn accept_reason(error: AcceptError) -> (&'static str, String) {
         error @ (AcceptError::Timeout { .. }
         | AcceptError::Identity(_)
         | AcceptError::Protocol
+        | AcceptError::Displaced
         | AcceptError::OverLimit { .. }) => ("not_tls", error.to_string()),
     }
 }
