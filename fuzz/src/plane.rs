@@ -1,0 +1,135 @@
+//! A control plane without sockets: the management service over a store in a directory that ends with the process.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, OnceLock};
+
+use futures_util::future::BoxFuture;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
+use weft_api::pb::management::{
+    AuthorityStatus, CreateTokenRequest, CreateTokenResponse, ListTokensResponse, Problem,
+    ShowAuthorityResponse,
+};
+use weft_api::{manifest, record};
+use weft_identity::TrustDomain;
+use weft_identity::bundle::TrustBundle;
+use weft_policy::name::Namespace;
+use weft_registry::clock::Clock;
+use weft_registry::core::{Authority, Core, Tokens};
+use weft_registry::management::ManagementService;
+use weft_registry::metrics::RegistryMetrics;
+use weft_registry::presence::Presence;
+use weft_registry::refusal::Refusal;
+use weft_registry::roles::{Caller, Role, Source};
+use weft_registry::store::embedded::{EmbeddedStore, Settings};
+use weft_registry::store::metrics::StoreMetrics;
+use weft_registry::store::{Expected, Store};
+use weft_registry::{keeper, layout};
+
+/// What is in the mesh before anybody asks.
+const SHOP: &str = include_str!("shop.yaml");
+
+/// See the module.
+pub(crate) struct Plane {
+    pub(crate) runtime: Runtime,
+    pub(crate) core: Arc<Core>,
+    pub(crate) service: ManagementService,
+    _directory: tempfile::TempDir,
+    _bundle: watch::Sender<Arc<TrustBundle>>,
+}
+
+/// The one plane of the process.
+pub(crate) fn plane() -> &'static Plane {
+    static PLANE: OnceLock<Plane> = OnceLock::new();
+    PLANE.get_or_init(start)
+}
+
+fn start() -> Plane {
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let directory = tempfile::tempdir().expect("a directory");
+    let (core, bundle) = runtime.block_on(core(directory.path()));
+    let core = Arc::new(core);
+    let service = ManagementService::new(Arc::clone(&core), Arc::new(Silent), Arc::new(Silent));
+    Plane { runtime, core, service, _directory: directory, _bundle: bundle }
+}
+
+async fn core(directory: &std::path::Path) -> (Core, watch::Sender<Arc<TrustBundle>>) {
+    let clock = Clock::system();
+    let settings = Settings { directory: directory.to_owned(), bounds: Default::default() };
+    let store = EmbeddedStore::open(settings, clock.clone(), Arc::new(StoreMetrics::default())).await;
+    let store: Arc<dyn Store> = Arc::new(store.expect("a new store"));
+    let domain: TrustDomain = "corp.example".parse().expect("it is one");
+    let presence = Presence::new(clock.clone());
+    let metrics = Arc::new(RegistryMetrics::default());
+    let started =
+        keeper::start(Arc::clone(&store), clock.clone(), &presence, domain.clone(), Arc::clone(&metrics))
+            .await;
+    let (world, keep) = started.expect("an empty store");
+    tokio::task::spawn(async move {
+        let _ = keep.await;
+    });
+    let mut last = None;
+    for resource in manifest::parse(SHOP, None).expect("the shop is in order") {
+        let value = record::encode_resource(&resource).into();
+        let key = layout::resource(&resource.key());
+        last = Some(store.put(key, value, Expected::Anything, None).await.expect("the store takes it"));
+    }
+    world.wait_for(last.expect("the shop has objects")).await;
+    let empty = TrustBundle::new(domain.clone(), Vec::new(), 1).expect("an empty bundle");
+    let (bundle, told) = watch::channel(Arc::new(empty));
+    let core = Core {
+        store,
+        clock,
+        trust_domain: domain,
+        cluster: "local".parse().expect("it is one"),
+        instance: "one".to_owned(),
+        world,
+        presence,
+        bundle: told,
+        metrics,
+        shared_uid: Default::default(),
+        draining: Default::default(),
+    };
+    (core, bundle)
+}
+
+/// Somebody on the server's host; the role holds in `scope`, or everywhere.
+pub(crate) fn caller(role: Role, scope: Option<&str>) -> Caller {
+    let scope = scope.map(|name| BTreeSet::from([name.parse::<Namespace>().expect("it is one")]));
+    Caller { identity: None, role, scope, source: Source::Local { uid: 1_000 }, peer: None }
+}
+
+/// An authority and a token office that have nothing to tell.
+struct Silent;
+
+impl Tokens for Silent {
+    fn create<'a>(
+        &'a self,
+        _caller: &'a Caller,
+        _request: CreateTokenRequest,
+    ) -> BoxFuture<'a, Result<CreateTokenResponse, Refusal>> {
+        Box::pin(async { Ok(CreateTokenResponse::default()) })
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<ListTokensResponse, Refusal>> {
+        Box::pin(async { Ok(ListTokensResponse::default()) })
+    }
+
+    fn revoke<'a>(&'a self, _caller: &'a Caller, _id: &'a str) -> BoxFuture<'a, Result<(), Refusal>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+impl Authority for Silent {
+    fn status(&self) -> AuthorityStatus {
+        AuthorityStatus::default()
+    }
+
+    fn show(&self) -> ShowAuthorityResponse {
+        ShowAuthorityResponse::default()
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        Vec::new()
+    }
+}

@@ -1,0 +1,82 @@
+//! Replays the seeds of every target, and a few thousand mutations of each by a small generator: what a plain
+//! `cargo test` can do without libFuzzer.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Mutations of each seed; 0x5eed is where the generator starts, always.
+const ROUNDS: usize = 20;
+
+#[test]
+fn every_seed_of_every_target_keeps_its_promises() {
+    for (name, target) in weft_fuzz::TARGETS {
+        let seeds = seeds(name);
+        assert!(seeds.len() >= 5, "{name} has {} seeds", seeds.len());
+        for seed in &seeds {
+            target(&fs::read(seed).expect("a seed can be read"));
+        }
+    }
+}
+
+#[test]
+fn mutated_seeds_keep_their_promises() {
+    let mut state = 0x5eed_u64;
+    for (name, target) in weft_fuzz::TARGETS {
+        for seed in seeds(name) {
+            let whole = fs::read(&seed).expect("a seed can be read");
+            for _ in 0..ROUNDS {
+                target(&mutated(whole.clone(), &mut state));
+            }
+        }
+    }
+}
+
+#[test]
+fn every_target_has_a_binary_a_dictionary_or_none_and_at_most_two_hundred_seeds() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut all = 0;
+    for (name, _) in weft_fuzz::TARGETS {
+        assert!(root.join("fuzz_targets").join(format!("{name}.rs")).is_file(), "{name} has no binary");
+        all += seeds(name).len();
+    }
+    assert!(all < 200, "{all} seeds");
+    let binaries = fs::read_dir(root.join("fuzz_targets")).expect("the folder is there").count();
+    assert_eq!(binaries, weft_fuzz::TARGETS.len(), "a binary without a target");
+}
+
+fn seeds(name: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds").join(name);
+    let mut found: Vec<_> = fs::read_dir(&folder)
+        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+        .map(|entry| entry.expect("the folder can be listed").path())
+        .collect();
+    found.sort();
+    found
+}
+
+/// One to four changes: a byte, a cut, a repetition.
+fn mutated(mut bytes: Vec<u8>, state: &mut u64) -> Vec<u8> {
+    for _ in 0..=next(state) % 4 {
+        if bytes.is_empty() {
+            return bytes;
+        }
+        let at = next(state) as usize % bytes.len();
+        match next(state) % 4 {
+            0 => bytes.truncate(at),
+            1 => {
+                let piece = bytes[at..bytes.len().min(at + 8)].to_vec();
+                bytes.splice(at..at, piece);
+            }
+            _ => bytes[at] ^= 1 << (next(state) % 8),
+        }
+    }
+    bytes
+}
+
+/// Xorshift.
+fn next(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
