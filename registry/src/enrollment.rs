@@ -90,12 +90,6 @@ impl Enrollments {
         let here = self.by_node.get(&(namespace.clone(), node.clone()))?;
         join(namespace, account, here.iter().filter(|enrollment| gives(enrollment, identity)))
     }
-
-    /// How many nodes are enrolled anywhere.
-    #[must_use]
-    pub fn nodes(&self) -> BTreeSet<&NodeName> {
-        self.by_node.keys().map(|(_, node)| node).collect()
-    }
 }
 
 /// What `node` gets with `identity`.

@@ -19,6 +19,7 @@ use std::{
     time::Duration,
 };
 
+use serde_json::json;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::Code;
 use tracing::{error, info, warn};
@@ -28,7 +29,10 @@ use weft_identity::{
     csr::SigningRequest,
     spiffe::{IdKind, SpiffeId},
 };
-use weft_policy::{code, name::NodeName};
+use weft_policy::{
+    code,
+    name::{MAX_LABEL_BYTES, NodeName},
+};
 
 use crate::{
     authority::InstanceAuthority,
@@ -241,8 +245,9 @@ impl Issuer {
                         code::FOREIGN_IDENTITY
                     }
                 };
-                let fault =
+                let mut fault =
                     catalogued(id, format!("node {node} may not have {wanted}")).why(reason.to_string());
+                fault.fix.splice(0..0, widening(node, wanted));
                 Err(Refusal::new(Code::PermissionDenied, fault))
             }
         }
@@ -252,6 +257,20 @@ impl Issuer {
         let (serial, revision) = (&logged.svid.serial, logged.revision);
         info!(target: "audit", id = %wanted, asked_by = %own, %serial, %revision, "certificate issued");
     }
+}
+
+/// The command that gives a workload's identity to a node, beside what the node has already.
+fn widening(node: &NodeName, wanted: &SpiffeId) -> Option<String> {
+    let IdKind::Workload { namespace, service_account } = wanted.kind() else { return None };
+    let mut name = format!("{node}-{service_account}");
+    name.truncate(MAX_LABEL_BYTES);
+    let enrollment = json!({
+        "apiVersion": "weft.mesh/v1alpha1",
+        "kind": "WorkloadEnrollment",
+        "metadata": {"name": name.trim_end_matches('-'), "namespace": namespace},
+        "spec": {"nodes": [node.as_str()], "identities": [wanted.to_string()]},
+    });
+    Some(format!("give it:               echo '{enrollment}' | weft apply -f -"))
 }
 
 /// How one round of signing ended.

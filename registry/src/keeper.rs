@@ -17,7 +17,7 @@ use crate::{
     liveness::{self, Standings},
     metrics::RegistryMetrics,
     presence::{Agents, Presence},
-    store::{EventBatch, Mirror, Revision, Store, StoreError},
+    store::{EventBatch, Mirror, Op, Revision, Store, StoreError},
     world::World,
 };
 
@@ -53,6 +53,15 @@ impl WorldHandle {
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<Arc<World>> {
         self.newest.clone()
+    }
+
+    /// Waits until the world shows the commit `revision` of `ops`: who writes reads their own write next. A commit with
+    /// nothing under `mesh/` is never shown, so it is not waited for. Cancel-safe.
+    pub async fn wait_for_commit(&self, revision: Revision, ops: &[Op]) {
+        let mesh = layout::mesh();
+        if ops.iter().any(|op| op.key().as_str().starts_with(mesh.as_str())) {
+            self.wait_for(revision).await;
+        }
     }
 
     /// Waits until the world shows the commit `revision`, which must have changed something under `mesh/`: who writes
@@ -194,6 +203,22 @@ mod tests {
             let found = rig.core.world.catalog().get(&service.key()).unwrap();
             assert_eq!(found.metadata().revision, revision.0);
         }
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_the_world_never_shows_is_not_waited_for() {
+        let rig = samples::Rig::start().await;
+        let op = |key| Op::Put { key, value: "{}".into(), lease: None };
+        let beside = vec![op(layout::token(&[7; 32]))];
+        let revision = rig.core.store.txn(Vec::new(), beside.clone()).await.unwrap();
+        let waited = rig.core.world.wait_for_commit(revision, &beside);
+        tokio::time::timeout(CATCH_UP / 2, waited).await.expect("a token is no part of the world");
+
+        let service = Resource::Service(samples::service("charge", "shop"));
+        let ops = vec![op(layout::token(&[8; 32])), op(layout::resource(&service.key()))];
+        let revision = rig.core.store.txn(Vec::new(), ops.clone()).await.unwrap();
+        rig.core.world.wait_for_commit(revision, &ops).await;
+        assert!(rig.core.world.catalog().revision() >= revision);
     }
 
     #[tokio::test]

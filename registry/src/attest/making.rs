@@ -70,9 +70,9 @@ impl JoinTokens {
             let mut plan = self.plan(&wanted, now).await?;
             plan.compares.push(Compare::Absent(key.clone()));
             plan.ops.push(put(key.clone(), record.encode()));
-            match self.core.store.txn(plan.compares, plan.ops).await {
+            match self.core.store.txn(plan.compares, plan.ops.clone()).await {
                 Ok(revision) => {
-                    self.core.world.wait_for(revision).await;
+                    self.core.world.wait_for_commit(revision, &plan.ops).await;
                     info!(
                         target: "audit", who = %caller, id = record.id, subject = ?record.subject(),
                         replaced = plan.replaced, %revision, "token made"

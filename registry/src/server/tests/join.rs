@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tonic::Code;
-use weft_api::pb::{
-    identity::identity_client::IdentityClient,
-    management::{CreateTokenRequest, GetRequest, ObjectRef, RevokeTokenRequest},
+use weft_api::{
+    fault::from_status,
+    pb::{
+        identity::identity_client::IdentityClient,
+        management::{ApplyRequest, CreateTokenRequest, Document, GetRequest, ObjectRef, RevokeTokenRequest},
+    },
 };
 use weft_identity::{
     spiffe::IdKind,
@@ -41,6 +44,23 @@ async fn the_enrollment_of_a_token_gives_its_services_and_no_others() {
     rig.issue(&node, &workload("charge")).await.unwrap();
     let (grpc, id) = codes(rig.issue(&node, &workload("ledger")).await);
     assert_eq!((grpc, &*id), (Code::PermissionDenied, code::ISSUANCE_REFUSED.as_str()));
+}
+
+#[tokio::test]
+async fn the_advice_of_a_refused_identity_gives_it_and_takes_nothing() {
+    let rig = Rig::start();
+    let services = vec!["charge".to_owned()];
+    let token = rig.token(CreateTokenRequest { services, ..agent_token("hostb") }).await;
+    let node = rig.join(&token, "hostb").await.unwrap();
+    let refused = rig.issue(&node, &workload("ledger")).await.unwrap_err();
+
+    let advice = from_status(&refused).swap_remove(0).fix;
+    let json = advice.iter().find_map(|fix| fix.split('\'').nth(1)).expect("an object to apply");
+    let documents = vec![Document { json: json.as_bytes().to_vec() }];
+    rig.admin().await.apply(ApplyRequest { documents, ..ApplyRequest::default() }).await.unwrap();
+    for service in ["charge", "ledger"] {
+        rig.issue(&node, &workload(service)).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
