@@ -222,7 +222,8 @@ impl Teller<'_> {
             why.push("a DENY whose clause cannot be decided refuses".to_owned());
         }
         why.extend(reason_given(policy));
-        (why, vec![line("see the rule:", &self.describe(policy))])
+        let remove = self.on_namespace(&format!("weft delete authorizationpolicy/{}", policy.metadata.name));
+        (why, vec![line("see the rule:", &self.describe(policy)), line("remove it:", &remove)])
     }
 
     fn no_allow(
@@ -372,10 +373,14 @@ impl Teller<'_> {
     }
 
     fn needs_port(&self) -> bool {
-        self.destination.is_none_or(|destination| {
-            let service = destination.service();
-            service.ports.len() > 1 || service.port(self.request.port).is_none()
-        })
+        match self.destination {
+            // The default port of a service that does not exist has no number.
+            None => self.request.port != 0,
+            Some(destination) => {
+                let service = destination.service();
+                service.ports.len() > 1 || service.port(self.request.port).is_none()
+            }
+        }
     }
 
     fn allow_command(&self) -> String {

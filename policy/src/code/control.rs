@@ -50,7 +50,7 @@ rows! {
               "elsewhere, get one from an admin:   weft token create --for user --user <name> --role viewer"];
     NOT_PERMITTED = "W6015" Error "the role does not permit this"
         cause: "the method needs a higher role, or a role in this namespace"
-        fix: ["an admin can give one:   weft token create --for user --user <name> --role editor"];
+        fix: ["an admin can give one:   weft token create --for user --user <name> --role <role> -n <namespace>"];
     LOOSENING_NEEDS_ADMIN = "W6016" Error "loosening a default needs the role admin"
         cause: "a change towards Allow or Audit opens what was closed; tightening needs only editor"
         fix: ["on the server's host:   weft apply -f <file>"];

@@ -17,7 +17,8 @@ rows! {
     ISSUANCE_REFUSED = "W3004" Error "the server refuses to issue this identity"
         cause: "no WorkloadEnrollment gives it to this node, or the node is banned"
         fix: ["see the enrollments:   weft get workloadenrollments -A",
-              "write one:             weft token create --for agent --node <node> --namespace <namespace> --service <service>"];
+              "for a node to come:    weft token create --for agent --node <node> --namespace <namespace> --service <service>",
+              "for one that joined:   weft apply -f <file with one more WorkloadEnrollment>"];
     WRONG_PEER = "W3005" Error "the other side is somebody else than expected"
         cause: "an old address now belongs to another workload, or somebody is in between; nothing was sent"
         fix: ["see the endpoints:   weft describe service/<service>"];

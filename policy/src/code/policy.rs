@@ -11,6 +11,7 @@ rows! {
     DENY_RULE = "W2102" Error "a DENY rule matches"
         cause: "DENY wins over every ALLOW; a DENY that cannot be decided refuses too"
         fix: ["see the rule:   weft describe authorizationpolicy/<policy>",
+              "remove it:      weft delete authorizationpolicy/<policy>",
               "see why:        weft policy check <caller> <service>"];
     AUDITED = "W2103" Warning "allowed only because the default is Audit"
         cause: "no rule allows the caller; with defaultAuthorization: Deny this call would be refused"
@@ -70,7 +71,7 @@ rows! {
         cause: "Origin or Sec-Fetch-Site is cross-site; a browser must not lend a workload's identity to any page"
         fix: ["call it from a program:   weft call <service>"];
     SHARED_UID = "W2208" Error "the workload would run as the server's own user"
-        cause: "it could reach server.sock and act as admin; refused since a second node is enrolled"
+        cause: "it could reach server.sock and act as admin; refused since a second node has joined"
         fix: ["run it as another user, or accept it:   weft up --allow-shared-uid"];
     OTHER_WORKLOAD = "W2209" Error "the listener belongs to a workload of another user"
         cause: "upstream listeners and the proxy port of weft run serve one workload, proven by its user"

@@ -46,7 +46,7 @@ rows! {
         fix: ["see it:   weft agent status", "start it:   weft agent run"];
     TOKEN_LIFETIME = "W7013" Error "the token's lifetime is out of bounds"
         cause: "a token lives at most 24 hours"
-        fix: ["make it without --ttl:   weft token create --for agent --node <node>"];
+        fix: ["leave out --ttl for 15 minutes, or ask for less:   weft token create --ttl 24h --for <agent or user>"];
     TOO_MANY_TOKENS = "W7014" Error "too many tokens are open"
         cause: "unused tokens are bounded, so that they are not left lying about"
         fix: ["see them:   weft token list", "withdraw some:   weft token revoke <id>"];

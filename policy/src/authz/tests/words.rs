@@ -92,11 +92,19 @@ fn a_deny_is_told_with_its_reason_and_what_could_not_be_decided() {
     let text = lines(&explanation);
     assert!(text.starts_with("W2102: connection denied: canary may not reach charge\n"), "{text}");
     assert!(text.contains("policy shop/no-canary (rev 7) denies it by its rule canary; DENY wins"), "{text}");
+    assert!(text.ends_with("remove it:       weft delete authorizationpolicy/no-canary -n shop"), "{text}");
     assert!(text.contains("port gone (which the service does not have)"), "{text}");
     assert!(
         text.contains("a DENY whose clause cannot be decided refuses\nits reason: ticket SEC-112"),
         "{text}"
     );
+}
+
+#[test]
+fn the_default_port_of_a_service_that_does_not_exist_has_no_number() {
+    let snapshot = snapshot(view([]));
+    let what = told(&snapshot, Principal::Spiffe(&shop("order")), 0, None).what;
+    assert!(what.contains("charge") && !what.contains("port"), "{what}");
 }
 
 #[test]
