@@ -138,8 +138,20 @@ impl ListenError {
     /// What a person can do, one command or edit a line.
     #[must_use]
     pub fn fix(&self) -> Vec<String> {
-        let change = format!("choose another address: {} in agent.yaml", self.purpose.key());
+        let change = match &self.purpose {
+            Purpose::Upstream(_) => format!(
+                "choose another port: weft run --upstream SERVICE=PORT (0 picks one), or {} in agent.yaml",
+                self.purpose.key()
+            ),
+            Purpose::Tunnels | Purpose::Proxy | Purpose::Admin | Purpose::Metrics => {
+                format!("choose another address: {} in agent.yaml", self.purpose.key())
+            }
+        };
         match &self.problem {
+            ListenProblem::Taken { holder: Some(holder) } if holder.pid == std::process::id() => vec![change],
+            ListenProblem::Taken { holder: Some(holder) } if holder.name.starts_with("weft") => {
+                vec![format!("stop that mesh or agent: weft down (it is process {})", holder.pid), change]
+            }
             ListenProblem::Taken { holder: Some(holder) } => {
                 vec![format!("stop it: kill {}", holder.pid), change]
             }
@@ -327,8 +339,21 @@ mod tests {
             panic!("{refused}");
         };
         assert_eq!(holder.pid, std::process::id());
-        assert!(refused.fix()[0].contains(&holder.pid.to_string()), "{:?}", refused.fix());
+        assert!(
+            refused.fix().iter().all(|fix| !fix.contains("kill")),
+            "it is this process: {:?}",
+            refused.fix()
+        );
+        for (name, advice) in [("python3", "kill 1"), ("weft", "weft down")] {
+            let holder = Some(Holder { pid: 1, name: name.to_owned() });
+            let other = ListenError { problem: ListenProblem::Taken { holder }, ..refused_again(&first) };
+            assert!(other.fix()[0].contains(advice), "{:?}", other.fix());
+        }
         assert!(refused.to_string().contains("for the proxy: the port is taken by"), "{refused}");
+    }
+
+    fn refused_again(first: &TcpListener) -> ListenError {
+        tcp(first.local_addr().unwrap(), &Purpose::Upstream("ledger.shop:80".into())).unwrap_err()
     }
 
     #[tokio::test]

@@ -177,14 +177,19 @@ impl Listeners {
         Ok(PortGuard { address, stop, owner: None, listeners: self.clone() })
     }
 
-    /// Opens a proxy port that speaks as `workload`, for programs of user `uid`.
+    /// Opens a proxy port that speaks as `workload`, for programs of user `uid`: `wanted` if it is free, else any.
     pub(crate) async fn open_proxy(
         &self,
         workload: &Arc<LocalWorkload>,
         uid: u32,
+        wanted: u16,
     ) -> Result<ProxyGuard, Fault> {
         let kind = PortKind::Proxy { workload: Arc::clone(workload), uid };
-        let guard = self.open(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0), kind, workload).await?;
+        let at = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        let guard = match self.open(at(wanted), kind.clone(), workload).await {
+            Err(_) if wanted != 0 => self.open(at(0), kind, workload).await?,
+            opened => opened?,
+        };
         let mut ports = self.0.proxies.lock().unwrap_or_else(PoisonError::into_inner);
         ports.insert((workload.namespace.clone(), workload.name.clone()), guard.address.port());
         drop(ports);

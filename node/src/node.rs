@@ -526,6 +526,8 @@ impl RunningNode {
         // The packets that say so leave the sockets within a round trip.
         std::thread::sleep(Duration::from_millis(50));
         self.end();
+        // A socket that nobody listens on any more would only puzzle; one that is gone already is as good.
+        let _ = std::fs::remove_file(&self.socket);
         cut as u64
     }
 

@@ -15,6 +15,9 @@ pub struct RunRequest {
     /// Upstreams: name -> service port -> chosen loopback port comes back.
     #[prost(message, repeated, tag = "4")]
     pub upstreams: ::prost::alloc::vec::Vec<Upstream>,
+    /// The loopback port of its own proxy, as the program had it before its agent was restarted; 0 picks one.
+    #[prost(uint32, tag = "5")]
+    pub proxy_port: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Upstream {

@@ -22,6 +22,7 @@ use weft_policy::{
 use super::LocalApi;
 use crate::{
     control::{identity, registration},
+    drain::Phase,
     error::FlowError,
     listeners::{Listeners, ProxyGuard, UpstreamSpec},
     local::LocalWorkload,
@@ -68,6 +69,10 @@ pub(super) async fn start(
     uid: u32,
     request: RunRequest,
 ) -> Result<(RunEvent, RunGuard), Refusal> {
+    if shared.drain.phase() != Phase::Running {
+        let fault = Fault::new(code::DRAINING, "this agent was drained: it takes no new program");
+        return Err(refusal(Code::Unavailable, fault.fix("weft up")));
+    }
     if shared.locals.len() >= MAX_RUNS {
         return Err(refusal(
             Code::ResourceExhausted,
@@ -77,7 +82,8 @@ pub(super) async fn start(
     let workload = Arc::new(describe(shared, uid, named_ports(shared, request.clone()).await?)?);
     let upstreams = upstream_specs(&workload, &request)?;
     shared.locals.insert(&workload);
-    let result = bring_up(shared, listeners, uid, &workload, upstreams).await;
+    let proxy = kept_port(&request);
+    let result = bring_up(shared, listeners, uid, &workload, (proxy, upstreams)).await;
     if result.is_err() {
         shared.forget_workload(&workload);
         listeners.stop_rotation(&workload);
@@ -91,7 +97,7 @@ async fn bring_up(
     listeners: &Listeners,
     uid: u32,
     workload: &Arc<LocalWorkload>,
-    upstreams: Vec<Upstream>,
+    (proxy_port, upstreams): (u16, Vec<Upstream>),
 ) -> Result<(RunEvent, RunGuard), Refusal> {
     if !shared.link.is_up() {
         let fault = Fault::new(code::SERVER_UNREACHABLE, "a new program cannot be started without a server")
@@ -113,8 +119,8 @@ async fn bring_up(
     }
     listeners.start_rotation(workload);
     listeners.workloads_changed();
-    let proxy =
-        listeners.open_proxy(workload, uid).await.map_err(|fault| refusal(Code::Unavailable, fault))?;
+    let proxy = listeners.open_proxy(workload, uid, proxy_port).await;
+    let proxy = proxy.map_err(|fault| refusal(Code::Unavailable, fault))?;
     let mut addresses = BTreeMap::new();
     let mut guards = Vec::new();
     for upstream in upstreams {
@@ -141,6 +147,11 @@ async fn bring_up(
         _upstreams: guards,
     };
     Ok((event, guard))
+}
+
+/// The proxy port that a program has from before; a port that asks for a privilege is nobody's.
+fn kept_port(request: &RunRequest) -> u16 {
+    u16::try_from(request.proxy_port).ok().filter(|port| *port >= 1_024).unwrap_or_default()
 }
 
 fn too_slow(workload: &LocalWorkload) -> Refusal {
@@ -326,7 +337,7 @@ pub(super) async fn speak(
         }
     };
     let proxy =
-        listeners.open_proxy(workload, uid).await.map_err(|fault| refusal(Code::Unavailable, fault))?;
+        listeners.open_proxy(workload, uid, 0).await.map_err(|fault| refusal(Code::Unavailable, fault))?;
     let event = SpeakEvent {
         workload_id: workload.identity.to_string(),
         proxy_port: u32::from(proxy.address.port()),

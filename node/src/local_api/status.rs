@@ -86,6 +86,13 @@ fn tunnels(plane: &crate::shared::Plane) -> Vec<TunnelStatus> {
 fn problems(shared: &Shared, why_not: &str) -> Vec<AgentProblem> {
     let mut problems = Vec::new();
     let now = shared.clock.wall();
+    if shared.drain.phase() != Phase::Running {
+        problems.push(AgentProblem {
+            code: code::DRAINING.to_string(),
+            what: "this agent was drained: it takes nothing new until it is started again".to_owned(),
+            fix: vec!["weft up".to_owned()],
+        });
+    }
     for workload in shared.locals.all() {
         let held = workload.slot.load();
         if held.is_none_or(|held| !held.svid().validity().contains(now)) {
