@@ -113,7 +113,10 @@ fn every_bad_manifest_is_refused_with_its_code_its_place_and_a_next_command() {
         refused(case, &applied, code, place);
         assert_eq!(applied.code(), Some(INVALID), "{case}: {applied}");
     }
-    let stored = mesh.on_server(&["get", "services,authorizationpolicies", "-A", "-o", "name"]);
+    let every = ["get", "services,authorizationpolicies", "-A", "-o", "name"];
+    let stored = mesh.on_server(&every).expect_success();
+    let both = mesh.on_server(&["get", "services", "-A", "-n", NAMESPACE]);
+    assert_eq!(both.code(), Some(2), "one namespace or all of them: {both}");
     assert!(!stored.stdout.contains("/a"), "a refused object was stored: {stored}");
 }
 

@@ -25,10 +25,39 @@ fn a_second_host_joins_by_one_token_and_is_called_from_the_first() {
     assert!(called.stdout.starts_with("200 "), "{called}");
     let status = pair.a.weft(&["status"]).run();
     assert!(status.stdout.contains("hostb"), "{status}");
+    let all = pair.a.weft(&["get", "workloads", "-A"]).run().expect_success();
+    assert!(all.stdout.contains("hostb") && all.stdout.contains("default"), "{all}");
 }
 
 #[test]
-fn once_a_second_node_is_enrolled_the_uid_of_the_server_gets_no_workload_on_its_host() {
+fn a_token_alone_refuses_nobody_and_says_what_will_be_refused() {
+    let a = Person::new();
+    a.weft(&["up"]).run().expect_success();
+    let token = a.weft(&["token", "create", "--for", "agent", "--node", "hostb"]).run().expect_success();
+    assert!(token.stderr.contains("W2208") && token.stderr.contains("loopback"), "{token}");
+
+    a.weft(&["run", "--service", "order", "--", "true"]).run().expect_success();
+}
+
+#[test]
+fn a_joined_agent_is_stopped_and_started_by_down_and_up() {
+    let pair = Pair::start(&["--allow-shared-uid"]);
+    pair.a.weft(&["policy", "allow", "order", "charge", "--yes"]).run().expect_success();
+    let call = || succeeded(pair.a.weft(&["call", "charge", "/", "--as", "order"]).run());
+    eventually("the call succeeds", SOON, call);
+
+    let own = pair.b_weft(&["up", "--listen", "0.0.0.0"]).expect_code(2);
+    assert!(own.stderr.contains("has joined a mesh"), "{own}");
+    pair.b_weft(&["down"]).expect_success();
+    pair.b_weft(&["agent", "status"]).expect_code(6);
+    let up = pair.b_weft(&["up"]).expect_success();
+    assert!(up.stderr.contains("agent runs as process"), "{up}");
+    // The program went on without its agent, and is registered with it again.
+    eventually("the call succeeds again", SOON, call);
+}
+
+#[test]
+fn once_a_second_node_has_joined_the_uid_of_the_server_gets_no_workload_on_its_host() {
     let pair = Pair::start(&[]);
     let run = pair.a.weft(&["run", "--service", "order", "--", "true"]).run();
 

@@ -123,6 +123,104 @@ fn up_and_down_may_be_said_twice() {
 }
 
 #[test]
+fn a_flag_of_up_holds_until_another_is_given() {
+    let person = Person::new();
+    let up = |flags: &[&str]| person.weft(&["up"]).args(flags).run().expect_success().stderr;
+    assert!(up(&["--port-base", "9440"]).contains("control 127.0.0.1:9441"));
+    let again = up(&[]);
+    assert!(again.contains("already up") && again.contains("control 127.0.0.1:9441"), "{again}");
+    let changed = up(&["--allow-shared-uid"]);
+    assert!(changed.contains("restarting: allow-shared-uid false → true"), "{changed}");
+    assert!(up(&[]).contains("already up"));
+}
+
+#[test]
+fn a_program_outlives_its_agent_and_is_in_the_mesh_again() {
+    let scene = Scene::start();
+    scene.allow();
+    let script = "while sleep 0.2; do curl -sS --fail --max-time 5 http://charge/ > $HOME/got.tmp && mv $HOME/got.tmp $HOME/got; done";
+    let order = scene.person.weft(&["run", "--service", "order", "--", "sh", "-c", script]).start();
+    let got = scene.person.home().join("got");
+    let take = || std::fs::remove_file(&got).map_err(|error| format!("{error}: {}", order.tail()));
+    eventually("the program calls", Duration::from_secs(10), take);
+
+    scene.person.weft(&["up", "--allow-shared-uid"]).run().expect_success();
+    eventually("both programs are registered again", Duration::from_secs(15), || {
+        let told = |process: &Process| process.stderr().contains("in the mesh again");
+        if told(&order) && told(&scene.charge) { Ok(()) } else { Err(order.stderr()) }
+    });
+    // Its proxy port is the one that its environment names.
+    let _ = take();
+    eventually("the program calls again", Duration::from_secs(10), take);
+}
+
+#[test]
+fn a_program_gets_the_signals_of_its_run_and_ends_with_it() {
+    let person = Person::new();
+    person.weft(&["up"]).run().expect_success();
+    let start =
+        || person.weft(&["run", "--service", "order", "--", "sh", "-c", "echo $$; exec sleep 600"]).start();
+    let pid_of = |run: &Process| {
+        eventually("the program runs", Duration::from_secs(10), || {
+            run.stdout().trim().parse::<u32>().map_err(|error| format!("{error}: {}", run.tail()))
+        })
+    };
+
+    let mut hung_up = start();
+    pid_of(&hung_up);
+    hung_up.signal(nix::sys::signal::Signal::SIGHUP);
+    hung_up.finish(Duration::from_secs(5)).expect_code(129);
+
+    let killed = start();
+    let program = pid_of(&killed);
+    killed.kill();
+    eventually("the program has ended", Duration::from_secs(5), || {
+        let stat = std::fs::read_to_string(format!("/proc/{program}/stat")).unwrap_or_default();
+        if stat.is_empty() || stat.contains(") Z ") { Ok(()) } else { Err(stat) }
+    });
+}
+
+#[test]
+fn a_drained_agent_is_told_and_started_again_by_up() {
+    let person = Person::new();
+    person.weft(&["up"]).run().expect_success();
+    person.weft(&["agent", "drain", "--deadline", "1s"]).run().expect_success();
+    let status = person.weft(&["status"]).run().expect_code(1);
+    assert!(status.stdout.contains("W1020"), "{status}");
+    let refused = person.weft(&["run", "--service", "order", "--", "true"]).run();
+    assert!(refused.stderr.contains("error[W1020]"), "{refused}");
+
+    let up = person.weft(&["up"]).run().expect_success();
+    assert!(up.stderr.contains("drained: restarting"), "{up}");
+    person.weft(&["run", "--service", "order", "--", "true"]).run().expect_success();
+}
+
+#[test]
+fn a_call_that_fails_says_by_whom_and_exits_accordingly() {
+    let scene = Scene::start();
+    let call = |target: &str| scene.person.weft(&["call", target, "/", "--as", "order"]).run();
+    let denied = eventually("the denial", Duration::from_secs(5), || {
+        let finished = call("charge");
+        if finished.code() == Some(1) { Ok(finished) } else { Err(finished.to_string()) }
+    });
+    assert!(denied.stdout.contains("denied W2101") && !denied.stdout.contains("mTLS"), "{denied}");
+    let unknown = call("nosuch").expect_code(3);
+    assert!(unknown.stdout.contains("failed W1011"), "{unknown}");
+    scene.person.weft(&["policy", "check", "order", "nosuch"]).run().expect_code(3);
+}
+
+#[test]
+fn a_port_that_is_taken_is_told_in_one_error_with_its_exit_code() {
+    let person = Person::new();
+    let taken = person.host().enter(|| std::net::TcpListener::bind(loopback(7480))).unwrap();
+    let failed = person.weft(&["up"]).run().expect_code(2);
+    assert_eq!(failed.stderr.matches("error[").count(), 1, "{failed}");
+    assert!(failed.stderr.contains("error[W5006]") && failed.stderr.contains("7480"), "{failed}");
+    drop(taken);
+    person.weft(&["up"]).run().expect_success();
+}
+
+#[test]
 fn nothing_of_one_host_listens_for_others() {
     let scene = Scene::start();
     let listing = scene.person.host().program("ss").args(["-lntuH"]).run().expect_success().stdout;

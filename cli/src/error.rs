@@ -29,6 +29,23 @@ pub(crate) enum Exit {
     Internal = 70,
 }
 
+impl Exit {
+    /// The meaning of another weft's exit code.
+    pub(crate) fn of(code: i32) -> Option<Self> {
+        let all = [
+            Self::Usage,
+            Self::NotFound,
+            Self::NotAllowed,
+            Self::Conflict,
+            Self::Unreachable,
+            Self::TimedOut,
+            Self::Invalid,
+            Self::Internal,
+        ];
+        all.into_iter().find(|exit| *exit as i32 == code)
+    }
+}
+
 /// A command that did not succeed.
 #[derive(Debug)]
 pub(crate) struct CliError {
@@ -105,6 +122,12 @@ impl CliError {
     /// Whether the other side could not be reached.
     pub(crate) fn is_unreachable(&self) -> bool {
         self.exit == Exit::Unreachable
+    }
+
+    /// The exit code.
+    #[cfg(test)]
+    pub(crate) const fn exit(&self) -> Exit {
+        self.exit
     }
 
     /// The faults, to show elsewhere.

@@ -16,8 +16,6 @@ mod run;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 use crate::{
     args::{Cli, Command},
     error::CliError,
@@ -25,7 +23,7 @@ use crate::{
 };
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::from_command_line();
     let output = Output::new(&cli.global);
     if cli.global.verbose > 0 {
         run::logs::start(&cli.global);
@@ -46,6 +44,7 @@ fn dispatch(cli: Cli, output: &Output) -> Result<ExitCode, CliError> {
         Command::Server(args) => run::server::server(&args, global, output),
         Command::Agent(args) => run::agent::agent(&args, global, output),
         Command::Run(args) => program::run::run(&args, global, output),
+        Command::ExecProgram(args) => program::exec::exec(&args),
         Command::Call(args) => program::call::call(&args, global, output),
         Command::Token(args) => identity::token::token(&args, global, output),
         Command::User(args) => identity::person::user(&args, output),
@@ -60,7 +59,7 @@ fn dispatch(cli: Cli, output: &Output) -> Result<ExitCode, CliError> {
         Command::Status(args) => observe::status::status(&args, global, output),
         Command::Version(args) => observe::version::version(&args, global, output),
         Command::Config(args) => run::config::config(&args, output),
-        Command::Completion(args) => args::completion::completion(&args),
-        Command::Man(args) => args::completion::man(&args),
+        Command::Completion(args) => args::completion::completion(&args, output),
+        Command::Man(args) => args::completion::man(&args, output),
     }
 }

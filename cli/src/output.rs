@@ -45,11 +45,13 @@ impl Output {
 
     /// A line of data on standard output.
     pub(crate) fn line(&self, text: impl AsRef<str>) -> Result<(), CliError> {
+        self.bytes(format!("{}\n", text.as_ref()).as_bytes())
+    }
+
+    /// Data as it is on standard output.
+    pub(crate) fn bytes(&self, data: &[u8]) -> Result<(), CliError> {
         let mut out = std::io::stdout().lock();
-        let text = text.as_ref();
-        let written =
-            out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
-        match written {
+        match out.write_all(data).and_then(|()| out.flush()) {
             // The reader has seen enough: `weft get … | head`.
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
             Err(error) => Err(CliError::output(error)),

@@ -1,6 +1,6 @@
 //! Completion scripts and manual pages, both made from the command tree.
 
-use std::{io::Write as _, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::CommandFactory as _;
 
@@ -8,18 +8,18 @@ use super::{
     Cli,
     groups::{CompletionArgs, ManArgs},
 };
-use crate::error::CliError;
+use crate::{error::CliError, output::Output};
 
 /// `weft completion SHELL`.
-pub(crate) fn completion(args: &CompletionArgs) -> Result<ExitCode, CliError> {
+pub(crate) fn completion(args: &CompletionArgs, output: &Output) -> Result<ExitCode, CliError> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "weft", &mut script);
-    std::io::stdout().write_all(&script).map_err(CliError::output)?;
+    output.bytes(&script)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// `weft man`.
-pub(crate) fn man(args: &ManArgs) -> Result<ExitCode, CliError> {
+pub(crate) fn man(args: &ManArgs, output: &Output) -> Result<ExitCode, CliError> {
     let command = Cli::command();
     if let Some(dir) = &args.dir {
         std::fs::create_dir_all(dir).map_err(|e| CliError::file(dir, &e))?;
@@ -28,6 +28,6 @@ pub(crate) fn man(args: &ManArgs) -> Result<ExitCode, CliError> {
     }
     let mut page = Vec::new();
     clap_mangen::Man::new(command).render(&mut page).map_err(CliError::output)?;
-    std::io::stdout().write_all(&page).map_err(CliError::output)?;
+    output.bytes(&page)?;
     Ok(ExitCode::SUCCESS)
 }

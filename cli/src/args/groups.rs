@@ -45,7 +45,7 @@ pub(crate) enum Sabotage {
 /// `weft up`.
 #[derive(Args, Debug)]
 pub(crate) struct UpArgs {
-    /// Listen on this address for other hosts; loopback when not given
+    /// Listen on this address for other hosts; loopback at first. Flags that are not given keep their last value
     #[arg(long, env = "WEFT_LISTEN")]
     pub(crate) listen: Option<std::net::IpAddr>,
     /// How other hosts reach this one: a name or address; repeatable
@@ -54,9 +54,9 @@ pub(crate) struct UpArgs {
     /// The mesh's state directory
     #[arg(long, env = "WEFT_STATE_DIR")]
     pub(crate) state_dir: Option<PathBuf>,
-    /// Let workloads share the server's uid even when other nodes are enrolled
-    #[arg(long)]
-    pub(crate) allow_shared_uid: bool,
+    /// Let programs of this host run as the server's own user even when other nodes have joined
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    pub(crate) allow_shared_uid: Option<bool>,
     /// The mesh's trust domain; `<hostname>.weft.internal` when not given, fixed at the first start
     #[arg(long)]
     pub(crate) trust_domain: Option<String>,
@@ -93,6 +93,17 @@ pub(crate) struct RunArgs {
     pub(crate) command: Vec<String>,
 }
 
+/// `weft exec-program`, which `weft run` starts itself as.
+#[derive(Args, Debug)]
+pub(crate) struct ExecArgs {
+    /// The process of `weft run`: the program ends with it
+    #[arg(long)]
+    pub(crate) parent: i32,
+    /// The program and its arguments
+    #[arg(last = true, required = true)]
+    pub(crate) command: Vec<String>,
+}
+
 /// `weft call`.
 #[derive(Args, Debug)]
 pub(crate) struct CallArgs {
@@ -114,7 +125,7 @@ pub(crate) struct CallArgs {
     /// How many calls, one after the other
     #[arg(long = "n", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) count: u32,
-    /// Print the body of the answer
+    /// Print the body of the answer, its first 16 MiB
     #[arg(long)]
     pub(crate) body: bool,
 }

@@ -5,12 +5,15 @@ pub(crate) mod groups;
 
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{
+    ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum,
+    error::ErrorKind, parser::ValueSource,
+};
 
 use groups::{
     AgentArgs, ApplyArgs, CallArgs, CompletionArgs, ConfigArgs, DeleteArgs, DemoArgs, DescribeArgs, DiffArgs,
-    DownArgs, ExplainArgs, GetArgs, IdentityArgs, ManArgs, PolicyArgs, RunArgs, ServerArgs, StatusArgs,
-    TokenArgs, UpArgs, UserArgs, VersionArgs,
+    DownArgs, ExecArgs, ExplainArgs, GetArgs, IdentityArgs, ManArgs, PolicyArgs, RunArgs, ServerArgs,
+    StatusArgs, TokenArgs, UpArgs, UserArgs, VersionArgs,
 };
 
 /// Weft: a service mesh that is a network.
@@ -37,6 +40,25 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+impl Cli {
+    /// Reads the command line; what clap refuses ends the process with exit code 2.
+    pub(crate) fn from_command_line() -> Self {
+        let matches = Self::command().get_matches();
+        let read = excludes(&matches).and_then(|()| Self::from_arg_matches(&matches));
+        read.unwrap_or_else(|error| error.format(&mut Self::command()).exit())
+    }
+}
+
+/// `-n` and `-A` exclude each other on the command line; a namespace of the environment gives way to `-A`.
+fn excludes(matches: &ArgMatches) -> Result<(), clap::Error> {
+    let typed = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
+    if typed("namespace") && typed("all_namespaces") {
+        let what = "the argument '--namespace <NAMESPACE>' cannot be used with '--all-namespaces'";
+        return Err(clap::Error::raw(ErrorKind::ArgumentConflict, what));
+    }
+    Ok(())
+}
+
 /// Flags that every command takes (cli.md 4.1).
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Global {
@@ -46,7 +68,7 @@ pub(crate) struct Global {
     /// All namespaces
     #[arg(short = 'A', long, global = true, help_heading = "Global")]
     pub(crate) all_namespaces: bool,
-    /// The server to talk to: a Unix socket's path, or host:port with the identity of `--config-dir`
+    /// The server to talk to: a Unix socket's path, or host:port with the identity of `weft user login`
     #[arg(long, global = true, env = "WEFT_SERVER", help_heading = "Global")]
     pub(crate) server: Option<String>,
     /// The agent's socket, when it is not where it is looked for
@@ -131,6 +153,9 @@ pub(crate) enum Command {
     Down(DownArgs),
     /// Run a program in the mesh; it leaves the mesh when it ends
     Run(RunArgs),
+    /// Become the program of `weft run`
+    #[command(hide = true)]
+    ExecProgram(ExecArgs),
     /// One HTTP request through the mesh, with the decision and the path it took
     Call(CallArgs),
     /// The control plane
@@ -149,7 +174,7 @@ pub(crate) enum Command {
     Diff(DiffArgs),
     /// Allow, deny and check calls
     Policy(PolicyArgs),
-    /// Explain an error code, the last denial here, or a call
+    /// Explain an error code, or the last denial here
     Explain(ExplainArgs),
     /// Certificates and the authority
     Identity(IdentityArgs),
@@ -187,13 +212,24 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
     fn the_command_tree_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn one_namespace_and_all_of_them_exclude_each_other() {
+        let read = |line: &str| Cli::command().try_get_matches_from(line.split(' ')).unwrap();
+        for both in
+            ["weft get workloads -A -n shop", "weft -n shop get workloads -A", "weft -A get wl -n shop"]
+        {
+            assert_eq!(excludes(&read(both)).unwrap_err().exit_code(), 2, "{both}");
+        }
+        for one in ["weft get workloads -A", "weft get workloads -n shop", "weft get workloads"] {
+            excludes(&read(one)).unwrap();
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ use weft_node::clock::Clock;
 use weft_policy::{code, model::HostPort};
 
 use crate::{
-    args::groups::{UserArgs, UserCommand},
+    args::groups::{Purpose, UserArgs, UserCommand},
     client,
     error::{CliError, Exit},
     output::Output,
@@ -50,7 +50,7 @@ pub(crate) struct Person {
 pub(crate) fn user(args: &UserArgs, output: &Output) -> Result<ExitCode, CliError> {
     match &args.command {
         UserCommand::Login { token_file } => {
-            let token = read_token(token_file)?;
+            let token = read_token(token_file, Purpose::User)?;
             let id = login(&token)?;
             output.done(format!("you are {id}, until renewed in 12 h by use"));
             let servers: Vec<_> = token.servers.iter().map(ToString::to_string).collect();

@@ -3,7 +3,10 @@
 use std::process::ExitCode;
 
 use serde_json::json;
-use weft_api::pb::management::{CreateTokenRequest, ListTokensRequest, RevokeTokenRequest, TokenInfo};
+use weft_api::{
+    pb::management::{CreateTokenRequest, ListTokensRequest, RevokeTokenRequest, TokenInfo},
+    token::JoinToken,
+};
 
 use crate::{
     args::{
@@ -14,6 +17,7 @@ use crate::{
     error::CliError,
     output::Output,
     resource::namespace_of,
+    run::settings::Flags,
 };
 
 /// Dispatches `weft token …`.
@@ -64,12 +68,48 @@ fn create(args: &TokenCreateArgs, global: &Global, output: &Output) -> Result<Ex
         output.talk(format!("{}/{}.{} written", enrollment.kind, enrollment.name, enrollment.namespace));
     }
     output.talk(format!("token {} may be used once, until {}", made.id, made.expires));
+    for warning in warnings(args, &made.token, global) {
+        output.talk(format!("warning: {warning}"));
+    }
     if output.is_structured() {
         output.object(&json!({"id": made.id, "token": made.token, "expires": made.expires}))?;
     } else {
         output.line(&made.token)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What will surprise whoever uses the token, or this host once it is used.
+fn warnings(args: &TokenCreateArgs, token: &str, global: &Global) -> Vec<String> {
+    let mut found = Vec::new();
+    if let Ok(token) = token.parse::<JoinToken>()
+        && token.servers.iter().all(|server| is_loopback(&server.host))
+    {
+        found.push(
+            "the token leads to loopback, so only this host can use it; first: \
+             weft up --listen 0.0.0.0 --advertise NAME_OF_THIS_HOST"
+                .to_owned(),
+        );
+    }
+    let run_dir = client::local_server_socket(global).and_then(|socket| Some(socket.parent()?.to_owned()));
+    let refuses = run_dir.and_then(|run| run.parent().map(refuses_shared_uid)).unwrap_or(false);
+    if args.purpose == Purpose::Agent && refuses {
+        found.push(
+            "once another node has joined, programs of the server's own user are refused on this host (W2208); \
+             accept them: weft up --allow-shared-uid"
+                .to_owned(),
+        );
+    }
+    found
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
+/// Whether the mesh in `state` was started by `weft up`, and not with `--allow-shared-uid`.
+fn refuses_shared_uid(state: &std::path::Path) -> bool {
+    state.join("server.yaml").exists() && Flags::kept(state).is_ok_and(|flags| !flags.allow_shared_uid)
 }
 
 fn list(global: &Global, output: &Output) -> Result<ExitCode, CliError> {

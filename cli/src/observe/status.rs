@@ -27,19 +27,43 @@ pub(crate) fn status(_args: &StatusArgs, global: &Global, output: &Output) -> Re
         let agent = local_agent(global).await;
         Ok((server, agent))
     })?;
+    let outcome = exit(server.as_ref().ok(), agent.as_ref().ok());
     match (server, agent) {
-        (Err(server), Err(agent)) if server.is_unreachable() && agent.is_unreachable() => Err(server),
+        (Err(server), Err(agent)) => Err(both(server, agent)),
         (server, agent) if output.is_structured() => {
             output.object(&json!({
                 "server": server.as_ref().map_or(Value::Null, server_json),
                 "agent": agent.as_ref().map_or(Value::Null, agent_status_json),
             }))?;
-            Ok(exit(server.as_ref().ok(), agent.as_ref().ok()))
+            finish(server, agent, global, outcome)
         }
         (server, agent) => {
             print(&server, &agent, output)?;
-            Ok(exit(server.as_ref().ok(), agent.as_ref().ok()))
+            finish(server, agent, global, outcome)
         }
+    }
+}
+
+/// The error of a host where nothing answers: the server's, and the agent's where it says something else.
+fn both(server: CliError, agent: CliError) -> CliError {
+    let silent = client::has_agent_socket();
+    if silent { agent.faults().iter().cloned().fold(server, CliError::and) } else { server }
+}
+
+/// What did not answer though it should is the outcome; a host with an agent alone, or a server alone, is whole.
+fn finish(
+    server: Result<StatusResponse, CliError>,
+    agent: Result<AgentStatusResponse, CliError>,
+    global: &Global,
+    outcome: ExitCode,
+) -> Result<ExitCode, CliError> {
+    match (server, agent) {
+        (Err(error), _) if global.server.is_some() || client::local_server_socket(global).is_some() => {
+            Err(error)
+        }
+        (_, Err(error)) if global.agent_socket.is_some() => Err(error),
+        (_, Err(error)) if global.server.is_none() && client::has_agent_socket() => Err(error),
+        (_, _) => Ok(outcome),
     }
 }
 
@@ -69,12 +93,19 @@ fn print(
     }
     match server {
         Ok(status) => print_server(status, output)?,
-        Err(_) => output.line("server   not reachable from here (an agent needs none to go on)")?,
+        Err(error) => {
+            output.line(format!("server   {} (an agent needs none to go on)", first_words(error)))?
+        }
     }
     match agent {
         Ok(status) => print_agent(status, output),
-        Err(_) => output.line("agent    none on this host"),
+        Err(error) => output.line(format!("agent    {}", first_words(error))),
     }
+}
+
+/// What an error is about, in one clause.
+fn first_words(error: &CliError) -> &str {
+    error.faults().first().map_or("unknown", |fault| &fault.what)
 }
 
 fn problems(
@@ -109,8 +140,8 @@ fn print_server(status: &StatusResponse, output: &Output) -> Result<(), CliError
     for agent in &status.agents {
         let state = if agent.connected { "connected" } else { "away" };
         output.line(format!(
-            "agent    {}  {state}  revision {}  workloads {}  version {}",
-            agent.node, agent.acked_revision, agent.workloads, agent.version
+            "agent    {}  {state}  workloads {}  version {}",
+            agent.node, agent.workloads, agent.version
         ))?;
     }
     for service in &status.services {
@@ -130,8 +161,8 @@ pub(crate) fn print_agent(status: &AgentStatusResponse, output: &Output) -> Resu
         if status.server_connected { format!("server {}", status.server) } else { "no server".to_owned() };
     let draining = if status.draining { "  draining" } else { "" };
     output.line(format!(
-        "here     {}  {server}  revision {}  tunnels {}  proxy {}  flows {}{draining}",
-        status.node, status.revision, status.tunnels_address, status.proxy_address, status.flows
+        "here     {}  {server}  tunnels {}  proxy {}  flows {}{draining}",
+        status.node, status.tunnels_address, status.proxy_address, status.flows
     ))?;
     for workload in &status.workloads {
         let state = if workload.registered { "registered" } else { "not registered" };

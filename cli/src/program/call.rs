@@ -3,7 +3,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::Request;
 use http_body_util::Full;
 use serde_json::json;
 use tonic::Streaming;
@@ -18,39 +18,72 @@ use weft_policy::code;
 
 use super::http::{ExchangeError, exchange};
 use crate::{
-    args::{Global, groups::CallArgs},
+    args::{Format, Global, groups::CallArgs},
     client,
     error::{CliError, Exit},
     output::Output,
-    rule::policy::split_target,
+    rule::policy::{is_unknown, split_target},
 };
+
+/// The most of a body that is printed; the rest is counted.
+const MAX_PRINTED_BYTES: usize = 16 << 20;
+/// What is kept of a body that is not asked for: a refusal of Weft's own is shorter.
+const UNASKED_BYTES: usize = 64 << 10;
 
 /// What one call brought.
 struct Outcome {
     status: u16,
+    /// The code of Weft, when Weft itself answered instead of the program.
     code: String,
     took: Duration,
     body: Bytes,
+    bytes: u64,
 }
 
 /// Calls a service as an identity of this node.
 pub(crate) fn call(args: &CallArgs, global: &Global, output: &Output) -> Result<ExitCode, CliError> {
     let (service, namespace, port) = split_target(&args.target, global)?;
     let request = request(args, &service, &namespace, port)?;
+    let service = format!("{service}.{namespace}");
     client::run(async {
         let mut agent = client::agent(global).await?;
         let voice = Voice::open(&mut agent, args, global).await?;
-        let verdict = verdict(&voice.workload_id, &format!("{service}.{namespace}"), port, global).await;
-        let mut failed = false;
-        for _ in 0..args.count {
-            let outcome =
-                once(voice.proxy, &request, global.timeout, &format!("{service}.{namespace}")).await?;
-            failed |= outcome.status >= 400;
-            print(&outcome, &voice.workload_id, &args.target, verdict.as_ref(), args, output)?;
+        let mut decision = None;
+        let mut exit = 0;
+        for number in 0..args.count {
+            let outcome = once(voice.proxy, &request, global.timeout, &service, args.body).await?;
+            if outcome.code.is_empty() && decision.is_none() {
+                decision = Some(decided(&voice.workload_id, &service, port, global).await);
+            }
+            exit = if exit == 0 { outcome.exit() } else { exit };
+            print(&outcome, number, &voice.workload_id, decision.as_deref(), args, output)?;
         }
         drop(voice);
-        Ok(if failed { ExitCode::from(1) } else { ExitCode::SUCCESS })
+        Ok(ExitCode::from(exit))
     })
+}
+
+impl Outcome {
+    /// Exit code of one call (cli.md 4.3): 1 is a no, of the rules or of the program.
+    fn exit(&self) -> u8 {
+        match (self.code.as_str(), self.status) {
+            ("", ..400) => 0,
+            ("", _) => 1,
+            (code, _) if is_unknown(code) => Exit::NotFound as u8,
+            (_, 504) => Exit::TimedOut as u8,
+            (code, _) if code.starts_with("W1") => Exit::Unreachable as u8,
+            (_, _) => 1,
+        }
+    }
+
+    /// What happened to the call, and by whose word; `decision` is that of the rules for a call that arrived.
+    fn verdict(&self, decision: Option<&str>) -> String {
+        match self.code.as_str() {
+            "" => format!("mTLS  {}", decision.unwrap_or("decision unknown")),
+            code if code.starts_with("W2") => format!("denied {code}"),
+            code => format!("failed {code}"),
+        }
+    }
 }
 
 /// A proxy port that speaks as one identity, for as long as this lives.
@@ -150,80 +183,138 @@ async fn once(
     request: &Request<Full<Bytes>>,
     timeout: Duration,
     service: &str,
+    wants_body: bool,
 ) -> Result<Outcome, CliError> {
+    let keep = if wants_body { MAX_PRINTED_BYTES } else { UNASKED_BYTES };
     let clock = weft_node::clock::Clock::system();
     let start = clock.now();
-    let response =
-        exchange(proxy, request.clone(), timeout).await.map_err(|error| call_failed(&error, service))?;
+    let answer = exchange(proxy, request.clone(), timeout, keep)
+        .await
+        .map_err(|error| call_failed(&error, service))?;
+    let code = answer.head.headers.get("x-weft-code").and_then(|value| value.to_str().ok());
     Ok(Outcome {
-        status: response.status().as_u16(),
-        code: header(&response, "x-weft-code"),
+        status: answer.head.status.as_u16(),
+        code: code.unwrap_or_default().to_owned(),
         took: clock.now().saturating_duration_since(start),
-        body: response.into_body(),
+        body: answer.body,
+        bytes: answer.bytes,
     })
-}
-
-fn header(response: &Response<Bytes>, name: &str) -> String {
-    response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
 }
 
 fn call_failed(error: &ExchangeError, service: &str) -> CliError {
     let (exit, code) = match error {
         ExchangeError::TimedOut(_) => (Exit::TimedOut, code::CONNECT_TIMEOUT),
         ExchangeError::Connect(_) => (Exit::Unreachable, code::AGENT_NOT_RUNNING),
-        ExchangeError::Broken(_) | ExchangeError::Body(_) => (Exit::Unreachable, code::PEER_CLOSED),
+        ExchangeError::Broken(_) => (Exit::Unreachable, code::PEER_CLOSED),
     };
     let fault = Fault::new(code, format!("the call to {service} failed"));
     CliError::new(exit, fault.why(error.to_string()).fix("weft explain last").fix("weft status"))
 }
 
-/// What the rules say of the call, when the server can be asked; it is the code that the destination runs.
-async fn verdict(source: &str, service: &str, port: u16, global: &Global) -> Option<CheckPolicyResponse> {
-    let mut server = client::server(global).await.ok()?;
+/// Which rule lets a call pass that arrived: asked of the server, which runs the destination's code, afterwards.
+async fn decided(source: &str, service: &str, port: u16, global: &Global) -> String {
     let request = CheckPolicyRequest {
         source: source.to_owned(),
         service: service.to_owned(),
         port: u32::from(port),
-        source_ip: String::new(),
-        overlay: Vec::new(),
+        ..CheckPolicyRequest::default()
     };
-    let answer = tokio::time::timeout(global.timeout, server.check_policy(request)).await.ok()?;
-    answer.ok().map(tonic::Response::into_inner)
+    let ask = async {
+        let mut server = client::server(global).await?;
+        Ok(server.check_policy(request).await?.into_inner())
+    };
+    match client::within(global.timeout, ask).await {
+        Ok(verdict) => rule_of(&verdict),
+        Err(_) => "decision unknown (no server to ask)".to_owned(),
+    }
+}
+
+fn rule_of(verdict: &CheckPolicyResponse) -> String {
+    match (verdict.allowed, verdict.policy.as_str()) {
+        (true, "") => format!("default {}", verdict.default_mode),
+        (true, policy) => format!("policy {policy} rule {}", verdict.rule),
+        (false, _) => "decision unknown (the rules have changed since)".to_owned(),
+    }
 }
 
 fn print(
     outcome: &Outcome,
+    number: u32,
     source: &str,
-    target: &str,
-    verdict: Option<&CheckPolicyResponse>,
+    decision: Option<&str>,
     args: &CallArgs,
     output: &Output,
 ) -> Result<(), CliError> {
-    let decision = verdict.map(|v| match (v.allowed, v.policy.as_str()) {
-        (true, "") => format!("default {}", v.default_mode),
-        (true, policy) => format!("policy {policy} rule {}", v.rule),
-        (false, _) => format!("denied {}", v.code),
-    });
-    if output.is_structured() {
-        return output.json_line(&json!({
-            "status": outcome.status, "durationMs": millis(outcome.took), "source": source, "target": target,
-            "code": outcome.code, "decision": decision, "bytes": outcome.body.len(),
-            "body": if args.body { Some(String::from_utf8_lossy(&outcome.body)) } else { None },
-        }));
+    let cut = outcome.bytes - outcome.body.len() as u64;
+    if args.body && cut > 0 {
+        output.talk(format!("warning: the last {cut} of {} bytes are not printed", outcome.bytes));
     }
-    let decision = decision.unwrap_or_else(|| "decision unknown (no server to ask)".to_owned());
-    let short = source.rsplit('/').next().unwrap_or(source);
+    let text = String::from_utf8_lossy(&outcome.body);
+    if output.is_structured() {
+        let denied = (!outcome.code.is_empty()).then(|| outcome.verdict(None));
+        let object = json!({
+            "status": outcome.status, "durationMs": millis(outcome.took), "source": source,
+            "target": args.target, "code": outcome.code, "decision": denied.as_deref().or(decision),
+            "bytes": outcome.bytes, "body": args.body.then_some(&text),
+        });
+        if output.format() == Format::Yaml {
+            if number > 0 {
+                output.line("---")?;
+            }
+            return output.object(&object);
+        }
+        return output.json_line(&object);
+    }
     output.line(format!(
-        "{}  {:.1} ms  {short} → {target}  mTLS  {decision}",
+        "{}  {:.1} ms  {} → {}  {}",
         outcome.status,
-        millis(outcome.took)
+        millis(outcome.took),
+        source.rsplit('/').next().unwrap_or(source),
+        args.target,
+        outcome.verdict(decision)
     ))?;
     if args.body || !outcome.code.is_empty() {
-        output.line(crate::output::printable(&String::from_utf8_lossy(&outcome.body)).trim_end())?;
+        output.line(crate::output::printable(&text).trim_end())?;
     }
     Ok(())
 }
 
 fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1_000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(status: u16, code: &str) -> Outcome {
+        Outcome { status, code: code.to_owned(), took: Duration::ZERO, body: Bytes::new(), bytes: 0 }
+    }
+
+    #[test]
+    fn the_exit_code_tells_a_no_from_what_is_unknown_or_out_of_reach() {
+        for (status, code, exit) in [
+            (200, "", 0),
+            (302, "", 0),
+            (404, "", 1),
+            (503, "", 1),
+            (403, "W2101", 1),
+            (502, "W1011", 3),
+            (502, "W1012", 3),
+            (503, "W1005", 6),
+            (504, "W1004", 7),
+        ] {
+            assert_eq!(outcome(status, code).exit(), exit, "{status} {code}");
+        }
+    }
+
+    #[test]
+    fn only_a_call_that_arrived_is_called_mutual_tls() {
+        let rule = Some("policy allow-order-charge.default rule order");
+        assert_eq!(outcome(200, "").verdict(rule), "mTLS  policy allow-order-charge.default rule order");
+        assert_eq!(outcome(403, "W2101").verdict(rule), "denied W2101");
+        assert_eq!(outcome(502, "W1011").verdict(rule), "failed W1011");
+        let refused = CheckPolicyResponse { allowed: false, ..CheckPolicyResponse::default() };
+        assert!(rule_of(&refused).contains("unknown"), "the call passed, so the rules were others");
+    }
 }

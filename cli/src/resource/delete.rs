@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use serde_json::json;
-use weft_api::pb::management::{DeleteRequest, ObjectRef};
+use weft_api::pb::management::{DeleteRequest, ObjectRef, ServiceStatus, StatusRequest};
+use weft_policy::model::Kind;
 
 use super::{input, object_ref, parse_what};
 use crate::{
@@ -23,7 +24,15 @@ pub(crate) fn delete(args: &DeleteArgs, global: &Global, output: &Output) -> Res
         }
     }
     let request = DeleteRequest { refs, dry_run: args.dry_run, expected_revision: 0 };
-    let response = client::block_on(global, async |client| client.delete(request).await)?;
+    let (response, live) = client::block_on_cli(global, async |client| {
+        let status = client.status(StatusRequest {}).await?.into_inner();
+        let response = client.delete(request).await?.into_inner();
+        let live = live_services(&response.deleted, &status.services);
+        Ok((response, live))
+    })?;
+    for warning in response.warnings.iter().chain(&live) {
+        output.talk(format!("warning: {warning}"));
+    }
     if output.is_structured() {
         let item = |r: &ObjectRef| json!({"kind": r.kind, "namespace": r.namespace, "name": r.name});
         let items: Vec<_> = response.deleted.iter().map(item).collect();
@@ -35,6 +44,24 @@ pub(crate) fn delete(args: &DeleteArgs, global: &Global, output: &Output) -> Res
         output.line(format!("{}/{} {verb}", found.kind, found.name))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What to say of deleted services that programs serve now.
+fn live_services(deleted: &[ObjectRef], services: &[ServiceStatus]) -> Vec<String> {
+    let named = |service: &&ServiceStatus| {
+        let is = |r: &ObjectRef| {
+            r.kind == Kind::Service.name() && format!("{}.{}", r.name, r.namespace) == service.service
+        };
+        service.endpoints > 0 && deleted.iter().any(is)
+    };
+    let say = |service: &ServiceStatus| {
+        format!(
+            "programs serve {} now ({} endpoints); without the Service nobody can call them (W1011) until it is \
+             applied again or they are started again",
+            service.service, service.endpoints
+        )
+    };
+    services.iter().filter(named).map(say).collect()
 }
 
 fn refs(args: &DeleteArgs, global: &Global) -> Result<Vec<ObjectRef>, CliError> {
@@ -59,4 +86,25 @@ fn refs(args: &DeleteArgs, global: &Global) -> Result<Vec<ObjectRef>, CliError> 
         }
     }
     Ok(refs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deleted_service_that_programs_serve_is_told() {
+        let status =
+            |service: &str, endpoints| ServiceStatus { service: service.into(), endpoints, confirmed: 0 };
+        let deleted = |kind: &str, name: &str| ObjectRef {
+            kind: kind.into(),
+            namespace: "shop".into(),
+            name: name.into(),
+        };
+        let services = [status("charge.shop", 2), status("idle.shop", 0), status("other.shop", 1)];
+        let told = live_services(&[deleted("Service", "charge"), deleted("Service", "idle")], &services);
+        assert_eq!(told.len(), 1);
+        assert!(told[0].starts_with("programs serve charge.shop now (2 endpoints)"), "{told:?}");
+        assert!(live_services(&[deleted("TCPRoute", "charge")], &services).is_empty());
+    }
 }

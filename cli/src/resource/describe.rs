@@ -75,9 +75,9 @@ async fn service_effect(
     let full = format!("{name}.{namespace}");
     let counts = status.services.iter().find(|service| service.service == full);
     let scope = Global { namespace: Some(namespace.to_owned()), all_namespaces: false, ..global.clone() };
-    let policies = list_all(client, Kind::AuthorizationPolicy, &BTreeMap::new(), &scope).await?;
+    let policies = list_all(client, Kind::AuthorizationPolicy, &BTreeMap::new(), &scope).await?.objects;
     let names: Vec<_> = policies.iter().filter(|p| targets(p, name)).filter_map(summary).collect();
-    let workloads = list_all(client, Kind::Workload, &BTreeMap::new(), &scope).await?;
+    let workloads = list_all(client, Kind::Workload, &BTreeMap::new(), &scope).await?.objects;
     let serving = workloads.iter().filter(|w| serves(w, name)).filter_map(|w| {
         let node = w.pointer("/spec/node")?.as_str()?;
         Some(json!(format!("{}@{node}", w.pointer("/metadata/name")?.as_str()?)))

@@ -1,12 +1,12 @@
-//! `weft get`: one object, a list, or a stream of changes.
+//! `weft get`: one object or a list; `-w` goes on with its changes ([`super::watch`]).
 
 use std::{collections::BTreeMap, process::ExitCode};
 
 use serde_json::{Value, json};
-use weft_api::pb::management::{GetRequest, ListRequest, StatusRequest, WatchRequest};
+use weft_api::pb::management::{GetRequest, ListRequest, StatusRequest};
 use weft_policy::model::Kind;
 
-use super::{columns, namespace_of, object_ref, parse_document, parse_what};
+use super::{columns, namespace_of, object_ref, parse_document, parse_what, watch};
 use crate::{
     args::{Format, Global, groups::GetArgs},
     client::{self, Management},
@@ -19,21 +19,24 @@ const PAGE_SIZE: u32 = 500;
 
 /// Shows resources.
 pub(crate) fn get(args: &GetArgs, global: &Global, output: &Output) -> Result<ExitCode, CliError> {
-    if matches!(args.what.as_slice(), [only] if only == "agents" || only == "agent") {
-        return agents(global, output);
-    }
-    let what = parse_what(&args.what)?;
+    let agents = matches!(args.what.as_slice(), [only] if only == "agents" || only == "agent");
+    let what = if agents { Vec::new() } else { parse_what(&args.what)? };
     let selector = parse_selector(args.selector.as_deref())?;
-    let watch = args.watch;
+    if args.watch {
+        let [(kind, None)] = what.as_slice() else {
+            return Err(CliError::usage("-w follows the list of one kind", "weft get workloads -w"));
+        };
+        return watch::watch(*kind, &selector, global, output);
+    }
+    if agents {
+        return show_agents(global, output);
+    }
     client::block_on_cli(global, async |client| {
         for (kind, name) in &what {
             match name {
                 Some(name) => show_one(client, *kind, name, global, output).await?,
                 None => show_list(client, *kind, &selector, global, output).await?,
             }
-        }
-        if watch && let [(kind, None)] = what.as_slice() {
-            watch_kind(client, *kind, global, output).await?;
         }
         Ok(ExitCode::SUCCESS)
     })
@@ -64,33 +67,47 @@ async fn show_one(
     print_table(kind, &[object], global, output)
 }
 
+/// A whole list, and the revision from which on changes may be missing in it.
+pub(crate) struct Listing {
+    pub(crate) objects: Vec<Value>,
+    pub(crate) revision: u64,
+}
+
 /// Reads a whole list, page by page.
 pub(crate) async fn list_all(
     client: &mut Management,
     kind: Kind,
     selector: &BTreeMap<String, String>,
     global: &Global,
-) -> Result<Vec<Value>, CliError> {
-    let mut objects = Vec::new();
+) -> Result<Listing, CliError> {
+    let mut listing = Listing { objects: Vec::new(), revision: 0 };
     let mut page_token = String::new();
     loop {
         let request = ListRequest {
             kind: kind.name().to_owned(),
-            namespace: if kind.is_namespaced() { namespace_of(global) } else { String::new() },
+            namespace: scope(kind, global),
             all_namespaces: global.all_namespaces,
             selector: selector.clone(),
             page_size: PAGE_SIZE,
             page_token,
         };
         let page = client.list(request).await?.into_inner();
+        if listing.objects.is_empty() {
+            listing.revision = page.revision;
+        }
         for document in &page.documents {
-            objects.push(parse_document(&document.json)?);
+            listing.objects.push(parse_document(&document.json)?);
         }
         if page.next_page_token.is_empty() {
-            return Ok(objects);
+            return Ok(listing);
         }
         page_token = page.next_page_token;
     }
+}
+
+/// The namespace that a list is of: none where all are asked for, or where the kind has none.
+pub(super) fn scope(kind: Kind, global: &Global) -> String {
+    if kind.is_namespaced() && !global.all_namespaces { namespace_of(global) } else { String::new() }
 }
 
 async fn show_list(
@@ -100,10 +117,20 @@ async fn show_list(
     global: &Global,
     output: &Output,
 ) -> Result<(), CliError> {
-    let objects = list_all(client, kind, selector, global).await?;
+    let objects = list_all(client, kind, selector, global).await?.objects;
     if output.is_structured() {
         return output.object(&json!({ "items": objects }));
     }
+    print_list(kind, &objects, global, output)
+}
+
+/// A table, or the word that there is nothing.
+pub(super) fn print_list(
+    kind: Kind,
+    objects: &[Value],
+    global: &Global,
+    output: &Output,
+) -> Result<(), CliError> {
     if objects.is_empty() {
         let place = if global.all_namespaces || !kind.is_namespaced() {
             "the mesh".to_owned()
@@ -113,7 +140,7 @@ async fn show_list(
         output.talk(format!("no {} in {place}", kind.plural()));
         return Ok(());
     }
-    print_table(kind, &objects, global, output)
+    print_table(kind, objects, global, output)
 }
 
 fn print_table(kind: Kind, objects: &[Value], global: &Global, output: &Output) -> Result<(), CliError> {
@@ -129,38 +156,18 @@ fn print_table(kind: Kind, objects: &[Value], global: &Global, output: &Output) 
     output.table(&columns::head(kind, global.all_namespaces, wide), rows)
 }
 
-async fn watch_kind(
-    client: &mut Management,
-    kind: Kind,
-    global: &Global,
-    output: &Output,
-) -> Result<(), CliError> {
-    let request = WatchRequest {
-        kind: kind.name().to_owned(),
-        namespace: if kind.is_namespaced() { namespace_of(global) } else { String::new() },
-        all_namespaces: global.all_namespaces,
-        from_revision: 0,
-    };
-    let mut events = client.watch(request).await?.into_inner();
-    while let Some(event) = events.message().await? {
-        let object = event.document.map(|d| parse_document(&d.json)).transpose()?;
-        if output.is_structured() {
-            let line = json!({"type": event.r#type, "revision": event.revision, "object": object});
-            output.json_line(&line)?;
-            continue;
-        }
-        let name = event.r#ref.map(|r| r.name).unwrap_or_default();
-        output.line(format!("{:<8}{name}  revision {}", event.r#type, event.revision))?;
-    }
-    Ok(())
-}
-
 /// `weft get agents`: revision, lag, last nack of each agent.
-fn agents(global: &Global, output: &Output) -> Result<ExitCode, CliError> {
+fn show_agents(global: &Global, output: &Output) -> Result<ExitCode, CliError> {
     let status = client::block_on(global, async |client| client.status(StatusRequest {}).await)?;
     if output.is_structured() {
         let items: Vec<_> = status.agents.iter().map(crate::observe::status::agent_json).collect();
         output.object(&json!({ "items": items }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if output.format() == Format::Name {
+        for agent in &status.agents {
+            output.line(format!("agent/{}", agent.node))?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let row = |agent: &weft_api::pb::management::AgentStatus| {

@@ -7,6 +7,7 @@ pub(crate) mod describe;
 pub(crate) mod diff;
 pub(crate) mod get;
 pub(crate) mod input;
+pub(crate) mod watch;
 
 use serde_json::Value;
 use weft_api::pb::management::ObjectRef;

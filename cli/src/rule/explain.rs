@@ -64,8 +64,9 @@ fn last(global: &Global, output: &Output) -> Result<ExitCode, CliError> {
         Ok(answer.denials.into_iter().next())
     })?;
     let Some(denial) = denial else {
-        output.talk("no denial was seen here since the agent started");
-        return Ok(ExitCode::SUCCESS);
+        output.talk("this agent has refused nothing of yours since it started");
+        output.talk("ask of any call:   weft policy check CALLER SERVICE; refusals of other hosts stand with their agents");
+        return Ok(ExitCode::from(Exit::NotFound as u8));
     };
     let mut fault = Fault::new(denial.code.clone(), denial.what.as_str());
     fault.why.push(format!("{} {} → {} at {}", denial.direction, denial.source, denial.service, denial.time));

@@ -16,15 +16,15 @@ use weft_api::{
     pb::agent::DrainRequest,
     token::{JoinToken, Subject},
 };
-use weft_node::node::Node;
+use weft_node::{join::JoinError, node::Node};
 use weft_policy::code;
 use zeroize::Zeroizing;
 
-use super::{background, background::Background, logs, signals};
+use super::{background, background::Background, joined, logs, signals};
 use crate::{
     args::{
         Global,
-        groups::{AgentArgs, AgentCommand, JoinArgs},
+        groups::{AgentArgs, AgentCommand, JoinArgs, Purpose},
     },
     client,
     error::{CliError, Exit},
@@ -67,7 +67,7 @@ fn run(config: &Path, global: &Global, output: &Output) -> Result<ExitCode, CliE
 
 /// Joins the mesh, writes the configuration, starts the agent in the background.
 fn join(args: &JoinArgs, global: &Global, output: &Output) -> Result<ExitCode, CliError> {
-    let token = read_token(&args.token_file)?;
+    let token = read_token(&args.token_file, Purpose::Agent)?;
     let Subject::Node(node) = &token.subject else {
         let fault = Fault::new(code::TOKEN_OTHER_PURPOSE, "this token is for a person, not for an agent")
             .fix("weft token create --for agent --node NAME --namespace NAMESPACE");
@@ -77,47 +77,113 @@ fn join(args: &JoinArgs, global: &Global, output: &Output) -> Result<ExitCode, C
         Some(dir) => paths::user_state_dir(Some(dir))?,
         None => paths::user_state_dir(None)?.join("agent"),
     };
-    let config_path = match &args.config {
-        Some(path) => path.clone(),
-        None => write_config(args, &token, node, &state)?,
-    };
-    let config = background::agent_config(&config_path)?;
-    let joined =
-        weft_node::join::join(&token, &config).map_err(|e| CliError::new(Exit::NotAllowed, e.fault()))?;
+    let plan = JoinPlan::new(args, &token, node, &state)?;
+    let joined = weft_node::join::join(&token, &plan.config).map_err(|e| join_failed(&e))?;
     output.done(format!("server {} reachable", joined.server));
     output.done("CA fingerprint matches the token");
     output.done(format!("identity {}, namespace {}", joined.spiffe_id, joined.namespace));
-    output.done(format!("configuration {}", config_path.display()));
+    plan.keep(output)?;
     if args.no_start {
-        output.talk(format!("start it with: weft agent run --config {}", config_path.display()));
+        output.talk(format!("start it with: weft agent run --config {}", plan.path.display()));
         return Ok(ExitCode::SUCCESS);
     }
-    start(&config_path, &state, global, output)
+    Background::new(&state, "agent").stop()?;
+    start(&plan.path, &state, global, output)
+}
+
+/// The configuration that a join goes by.
+struct JoinPlan {
+    path: PathBuf,
+    config: weft_node::config::Config,
+    /// What is to be written once the join has succeeded; `None` where a file of the person's own stands.
+    text: Option<String>,
+}
+
+impl JoinPlan {
+    /// The file that is named or stands there already, as a person may have edited it; else a new one.
+    fn new(args: &JoinArgs, token: &JoinToken, node: &str, state: &Path) -> Result<Self, CliError> {
+        if let Some(path) = &args.config {
+            return Ok(Self { path: path.clone(), config: background::agent_config(path)?, text: None });
+        }
+        if joined::is_own(state) {
+            return Err(CliError::usage(
+                format!("{} is the state of the agent that `weft up` runs here", state.display()),
+                "weft agent join --state-dir NEW_DIR --token-file FILE, with ports of its own in NEW_DIR/agent.yaml",
+            ));
+        }
+        background::private_dir(state)?;
+        let path = state.join(joined::CONFIG);
+        if path.exists() {
+            let config = background::agent_config(&path)?;
+            if config.servers == token.servers {
+                return Ok(Self { path, config, text: None });
+            }
+        }
+        let text = new_config(args, token, node, state);
+        let config = background::parse_agent_config(&text, &path)?;
+        Ok(Self { path, config, text: Some(text) })
+    }
+
+    fn keep(&self, output: &Output) -> Result<(), CliError> {
+        match &self.text {
+            Some(text) => {
+                if self.path.exists() {
+                    // It leads to another mesh, or to an older address of this one.
+                    let aside = self.path.with_extension("yaml.old");
+                    std::fs::rename(&self.path, &aside).map_err(|e| CliError::file(&self.path, &e))?;
+                    output.talk(format!("the configuration for other servers is now {}", aside.display()));
+                }
+                background::write_private(&self.path, text.as_bytes())?;
+                output.done(format!("configuration {}", self.path.display()));
+            }
+            None => output.done(format!("configuration {}, kept as it is", self.path.display())),
+        }
+        Ok(())
+    }
+}
+
+/// The exit code follows from what went wrong (cli.md 4.3).
+fn join_failed(error: &JoinError) -> CliError {
+    let exit = match error {
+        JoinError::Refused(status) => return CliError::from_status(status),
+        JoinError::NotForNode | JoinError::OtherNode { .. } => Exit::Invalid,
+        JoinError::Connect(cause) if cause.is_tls_refusal() => Exit::NotAllowed,
+        JoinError::Connect(_) => Exit::Unreachable,
+        JoinError::TimedOut => Exit::TimedOut,
+        JoinError::Bundle(_) | JoinError::Svid(_) => Exit::NotAllowed,
+        JoinError::File(_) => Exit::Usage,
+        JoinError::Request(_) | JoinError::Runtime(_) => Exit::Internal,
+    };
+    CliError::new(exit, error.fault())
 }
 
 /// Starts `weft agent run` in the background and waits until its socket answers.
-fn start(config: &Path, state: &Path, global: &Global, output: &Output) -> Result<ExitCode, CliError> {
+pub(crate) fn start(
+    config: &Path,
+    state: &Path,
+    global: &Global,
+    output: &Output,
+) -> Result<ExitCode, CliError> {
     let process = Background::new(state, "agent");
-    process.stop()?;
-    let pid = process.start(&[
+    let started = process.start(&[
         OsStr::new("agent"),
         OsStr::new("run"),
         OsStr::new("--config"),
         config.as_os_str(),
     ])?;
-    let socket = state.join("run").join("agent.sock");
-    let here = Global { agent_socket: Some(socket), ..global.clone() };
-    process.wait_ready(pid, || client::run(local_agent(&here)).is_ok())?;
-    output.done(format!("agent runs as process {pid}; log {}", process.log_file.display()));
-    output.talk(format!(
-        "next: export WEFT_STATE_DIR={}; weft run --service NAME --port PORT -- PROGRAM",
-        state.display()
-    ));
+    let socket = background::agent_config(config)?.run_dir.join("agent.sock");
+    let here = Global { agent_socket: Some(socket.clone()), ..global.clone() };
+    process.wait_ready(started, || client::run(local_agent(&here)).is_ok())?;
+    output.done(format!("agent runs as process {}; log {}", started.pid, process.log_file.display()));
+    let found = paths::socket_candidates("agent.sock").contains(&socket);
+    let name_it =
+        if found { String::new() } else { format!("export WEFT_AGENT_SOCKET={}; ", socket.display()) };
+    output.talk(format!("next: {name_it}weft run --service NAME --port PORT -- PROGRAM"));
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reads a token from a file or standard input.
-pub(crate) fn read_token(path: &Path) -> Result<JoinToken, CliError> {
+/// Reads a token for `purpose` from a file or standard input.
+pub(crate) fn read_token(path: &Path, purpose: Purpose) -> Result<JoinToken, CliError> {
     let limit = weft_api::token::MAX_TOKEN_BYTES as u64 + 1;
     let mut text = Zeroizing::new(String::new());
     let read = if path == Path::new("-") {
@@ -127,17 +193,19 @@ pub(crate) fn read_token(path: &Path) -> Result<JoinToken, CliError> {
     };
     read.map_err(|e| CliError::file(path, &e))?;
     text.parse().map_err(|error: weft_api::token::InvalidToken| {
+        let create = match purpose {
+            Purpose::Agent => "weft token create --for agent --node NAME",
+            Purpose::User => "weft token create --for user --user NAME --role viewer",
+        };
         let fault = Fault::new(code::TOKEN_MALFORMED, "the token cannot be read")
             .why(error.to_string())
-            .fix("make a new one on the server's host: weft token create --for agent --node NAME");
+            .fix(format!("make a new one on the server's host: {create}"));
         CliError::new(Exit::Invalid, fault)
     })
 }
 
-/// Writes `agent.yaml` next to the state, unless one is there already: a person's edits are kept.
-fn write_config(args: &JoinArgs, token: &JoinToken, node: &str, state: &Path) -> Result<PathBuf, CliError> {
-    background::private_dir(state)?;
-    let path = state.join("agent.yaml");
+/// The text of a new `agent.yaml`.
+fn new_config(args: &JoinArgs, token: &JoinToken, node: &str, state: &Path) -> String {
     let servers: Vec<_> = token.servers.iter().map(ToString::to_string).collect();
     let advertise: Vec<_> = args.advertise.iter().map(|a| with_port(a, args.listen.port())).collect();
     let mut text = String::new();
@@ -153,8 +221,7 @@ fn write_config(args: &JoinArgs, token: &JoinToken, node: &str, state: &Path) ->
         json!(state),
         json!(state.join("run")),
     );
-    background::write_private(&path, text.as_bytes())?;
-    Ok(path)
+    text
 }
 
 /// A name or address with a port; without one it gets the tunnels' own.

@@ -1,16 +1,10 @@
 //! `weft up | down`: server and agent of this host in one background process.
 //!
-//! `up` is idempotent: what runs with the same flags is left alone, changed flags restart it. The trust domain and the
-//! node's name are fixed at the first start. `up --foreground` is what the background process itself runs.
+//! `up` is idempotent: what runs with the same flags is left alone, changed flags restart it, a flag that is not given
+//! keeps its value ([`super::settings`]). The trust domain and the node's name are fixed at the first start.
+//! `up --foreground` is what the background process itself runs.
 
-use std::{
-    ffi::OsString,
-    fmt::Write as _,
-    net::{IpAddr, Ipv4Addr},
-    path::Path,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{ffi::OsStr, path::Path, process::ExitCode, time::Duration};
 
 use serde_json::json;
 use tracing::info;
@@ -19,11 +13,16 @@ use weft_api::{
     pb::management::{ApplyRequest, CreateTokenRequest, Document, StatusRequest},
     token::JoinToken,
 };
-use weft_identity::spiffe::dns_label;
 use weft_node::node::{Node, RunningNode};
 use weft_registry::server::{RunningServer, Server};
 
-use super::{background, background::Background, logs, signals};
+use super::{
+    background,
+    background::Background,
+    joined, logs,
+    settings::{Flags, Settings, fixed},
+    signals,
+};
 use crate::{
     args::{
         Global,
@@ -45,47 +44,71 @@ pub(crate) fn up(args: &UpArgs, global: &Global, output: &Output) -> Result<Exit
     if args.foreground {
         return foreground(&state, global, output);
     }
+    if let Some(agent) = joined::find(&state) {
+        return joined::up(&agent, args, global, output);
+    }
     background::private_dir(&state)?;
-    let settings = Settings::from_args(args, &state)?;
+    let kept = Flags::kept(&state)?;
+    let flags = kept.with(args);
+    let settings = Settings::new(&flags, args.trust_domain.as_deref(), &state)?;
     let process = Background::new(&state, "weft");
     let changed = settings.write(&state)?;
-    match process.running() {
-        Some(pid) if !changed => output.done(format!("already up, process {pid}")),
+    let running = process.running();
+    match running {
+        Some(pid) if !changed && !is_drained(&state, global) => {
+            output.done(format!("already up, process {pid}"));
+        }
         running => {
             if running.is_some() {
-                output.talk("flags changed: restarting");
+                output.talk(why_restarted(&kept.changes(&flags), changed));
                 process.stop()?;
             }
-            start(&process, &state, args, global)?;
+            start(&process, &state, global)?;
             output
                 .done(format!("server and agent run in the background; log {}", process.log_file.display()));
         }
     }
+    flags.keep(&state)?;
     tell(&state, &settings, global, output)
 }
 
-/// Stops the mesh of this host.
+fn why_restarted(changes: &[String], changed: bool) -> String {
+    match (changes, changed) {
+        ([], true) => "the configuration changed: restarting".to_owned(),
+        ([], false) => "the agent was drained: restarting".to_owned(),
+        (changes, _) => format!("restarting: {}", changes.join(", ")),
+    }
+}
+
+/// Whether the agent there was told to take nothing new: it does not come back by itself.
+fn is_drained(state: &Path, global: &Global) -> bool {
+    client::run(local_agent(&here(state, global))).is_ok_and(|agent| agent.draining)
+}
+
+/// The same flags, for the agent of the mesh in `state`.
+fn here(state: &Path, global: &Global) -> Global {
+    Global { agent_socket: Some(state.join("run").join("agent.sock")), ..global.clone() }
+}
+
+/// Stops the mesh of this host, and the agent that joined another.
 pub(crate) fn down(args: &DownArgs, _global: &Global, output: &Output) -> Result<ExitCode, CliError> {
     let state = paths::user_state_dir(args.state_dir.as_deref())?;
-    let stopped = Background::new(&state, "weft").stop()?;
-    output.talk(if stopped {
-        "stopped; state is kept, `weft up` goes on with it"
-    } else {
-        "nothing was running"
+    let own = Background::new(&state, "weft").stop()?;
+    let joined = joined::stop(&state)?;
+    output.talk(match (own, joined) {
+        (false, false) => "nothing was running",
+        (true, _) => "stopped; state is kept, `weft up` goes on with it",
+        (false, true) => "the agent of the joined mesh is stopped; state is kept, `weft up` starts it again",
     });
     Ok(ExitCode::SUCCESS)
 }
 
-fn start(process: &Background, state: &Path, args: &UpArgs, global: &Global) -> Result<(), CliError> {
-    let mut arguments: Vec<OsString> =
-        vec!["up".into(), "--foreground".into(), "--state-dir".into(), state.into()];
-    if args.allow_shared_uid {
-        arguments.push("--allow-shared-uid".into());
-    }
-    let arguments: Vec<_> = arguments.iter().map(OsString::as_os_str).collect();
-    let pid = process.start(&arguments)?;
-    let here = Global { agent_socket: Some(state.join("run").join("agent.sock")), ..global.clone() };
-    process.wait_ready(pid, || client::run(local_agent(&here)).is_ok_and(|agent| agent.server_connected))
+fn start(process: &Background, state: &Path, global: &Global) -> Result<(), CliError> {
+    let arguments =
+        [OsStr::new("up"), OsStr::new("--foreground"), OsStr::new("--state-dir"), state.as_os_str()];
+    let started = process.start(&arguments)?;
+    let here = here(state, global);
+    process.wait_ready(started, || client::run(local_agent(&here)).is_ok_and(|agent| agent.server_connected))
 }
 
 /// What was started, and what to type next.
@@ -94,8 +117,7 @@ fn tell(state: &Path, settings: &Settings, global: &Global, output: &Output) -> 
     let (status, agent) = client::run(async {
         let mut server = client::server_at(&socket).await?;
         let status = server.status(StatusRequest {}).await?.into_inner();
-        let here = Global { agent_socket: Some(state.join("run").join("agent.sock")), ..global.clone() };
-        Ok((status, local_agent(&here).await?))
+        Ok((status, local_agent(&here(state, global)).await?))
     })?;
     if output.is_structured() {
         output.object(&json!({
@@ -115,131 +137,6 @@ fn tell(state: &Path, settings: &Settings, global: &Global, output: &Output) -> 
     ));
     output.talk("next: weft run --service NAME --port PORT -- PROGRAM");
     Ok(ExitCode::SUCCESS)
-}
-
-/// The values of `up`, as the two configuration files say them.
-struct Settings {
-    trust_domain: String,
-    node: String,
-    control: String,
-    server_yaml: String,
-    agent_yaml: String,
-}
-
-impl Settings {
-    fn from_args(args: &UpArgs, state: &Path) -> Result<Self, CliError> {
-        let host =
-            nix::unistd::gethostname().map_err(|e| CliError::internal(format!("no host name: {e}")))?;
-        let label = dns_label(&host.to_string_lossy());
-        let node = fixed(state, "node", &label)?;
-        let wanted = args.trust_domain.clone().unwrap_or_else(|| format!("{label}.weft.internal"));
-        let trust_domain = fixed(state, "trust-domain", &wanted)?;
-        if args.trust_domain.as_ref().is_some_and(|given| *given != trust_domain) {
-            return Err(CliError::usage(
-                format!("the trust domain is {trust_domain} since the first start and cannot change"),
-                "weft up --state-dir NEW_DIR --trust-domain …",
-            ));
-        }
-        let ip = args.listen.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        let port =
-            |offset: u16, standard: u16| args.port_base.map_or(standard, |base| base.saturating_add(offset));
-        let control = std::net::SocketAddr::new(ip, port(1, 7444)).to_string();
-        let server_yaml = server_yaml(args, state, &trust_domain, &control, &port);
-        let agent_yaml = agent_yaml(args, state, &node, ip, &port);
-        Ok(Self { trust_domain, node, control, server_yaml, agent_yaml })
-    }
-
-    /// Writes both files; tells whether either changed.
-    fn write(&self, state: &Path) -> Result<bool, CliError> {
-        let mut changed = false;
-        for (name, text) in [("server.yaml", &self.server_yaml), ("agent.yaml", &self.agent_yaml)] {
-            let path = state.join(name);
-            if std::fs::read_to_string(&path).is_ok_and(|old| old == *text) {
-                continue;
-            }
-            changed = true;
-            background::write_private(&path, text.as_bytes())?;
-        }
-        info!(trust_domain = %self.trust_domain, node = %self.node, changed, "configuration written");
-        Ok(changed)
-    }
-}
-
-/// A value that the first start fixes.
-fn fixed(state: &Path, name: &str, wanted: &str) -> Result<String, CliError> {
-    let path = state.join(name);
-    match std::fs::read_to_string(&path) {
-        Ok(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
-        Ok(_) | Err(_) => {
-            background::write_private(&path, wanted.as_bytes())?;
-            Ok(wanted.to_owned())
-        }
-    }
-}
-
-fn server_yaml(
-    args: &UpArgs,
-    state: &Path,
-    trust_domain: &str,
-    control: &str,
-    port: &impl Fn(u16, u16) -> u16,
-) -> String {
-    let mut text = String::from("# Written by `weft up`, which overwrites it.\n");
-    let advertise: Vec<_> = args.advertise.iter().map(|a| host_of(a)).collect();
-    // Writing to a String cannot fail.
-    let _ = write!(
-        text,
-        "cluster: local\ntrustDomain: {trust_domain}\n\
-         listen: {{control: \"{control}\", admin: \"127.0.0.1:{}\", metrics: \"127.0.0.1:{}\"}}\n\
-         advertise: {}\nstore: {{embedded: {{path: {}}}}}\nrunDir: {}\nallowSharedUid: {}\n",
-        port(2, 7401),
-        port(3, 7402),
-        json!(advertise),
-        json!(state.join("server")),
-        json!(state.join("run")),
-        args.allow_shared_uid,
-    );
-    text
-}
-
-fn agent_yaml(
-    args: &UpArgs,
-    state: &Path,
-    node: &str,
-    ip: IpAddr,
-    port: &impl Fn(u16, u16) -> u16,
-) -> String {
-    let tunnels = std::net::SocketAddr::new(ip, port(0, 7443));
-    let advertise: Vec<_> =
-        args.advertise.iter().map(|a| super::agent::with_port(&host_of(a), tunnels.port())).collect();
-    let control = std::net::SocketAddr::new(
-        if ip.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { ip },
-        port(1, 7444),
-    );
-    let mut text = String::from("# Written by `weft up`, which overwrites it.\n");
-    // The agent's own admin and metrics listeners take the next free loopback ports (decisions.md, one host).
-    let _ = write!(
-        text,
-        "cluster: local\nnode: {node}\nservers: [\"{control}\"]\n\
-         listen: {{tunnels: \"{tunnels}\", proxy: \"127.0.0.1:{}\", admin: \"127.0.0.1:0\", metrics: \"127.0.0.1:0\"}}\n\
-         advertise: {}\nstateDir: {}\nrunDir: {}\n",
-        port(4, 7480),
-        json!(advertise),
-        json!(state.join("agent")),
-        json!(state.join("run")),
-    );
-    text
-}
-
-/// The host of `host`, `host:port`, `[v6]` or `[v6]:port`.
-fn host_of(address: &str) -> String {
-    if let Ok(socket) = address.parse::<std::net::SocketAddr>() {
-        return socket.ip().to_string();
-    }
-    match address.rsplit_once(':') {
-        Some((host, port)) if port.parse::<u16>().is_ok() && !host.contains(':') => host.to_owned(),
-        Some(_) | None => address.trim_matches(['[', ']']).to_owned(),
-    }
 }
 
 /// Runs server and agent until SIGINT or SIGTERM.
@@ -300,22 +197,4 @@ fn first_start(state: &Path, config: &weft_node::config::Config) -> Result<(), C
     let token: JoinToken = token.parse().map_err(CliError::internal)?;
     weft_node::join::join(&token, config).map_err(|e| CliError::new(Exit::NotAllowed, e.fault()))?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_host_of_an_advertised_address() {
-        for (given, host) in [
-            ("hosta.example", "hosta.example"),
-            ("hosta.example:7443", "hosta.example"),
-            ("10.0.0.1:7443", "10.0.0.1"),
-            ("[2001:db8::1]:7443", "2001:db8::1"),
-            ("2001:db8::1", "2001:db8::1"),
-        ] {
-            assert_eq!(host_of(given), host, "{given}");
-        }
-    }
 }

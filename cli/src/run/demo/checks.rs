@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, response::Parts};
 use http_body_util::Full;
 use weft_api::pb::agent::SpeakRequest;
 use weft_node::{clock::Clock, probe};
@@ -88,7 +88,7 @@ fn allowed_call(mesh: &DemoMesh, since_start: Duration, clock: &Clock) -> Result
 }
 
 /// `GET http://<service>.shop…` through a proxy port that speaks as `identity`.
-fn get_as(mesh: &DemoMesh, identity: &str, authority: &str) -> Result<Response<Bytes>, String> {
+fn get_as(mesh: &DemoMesh, identity: &str, authority: &str) -> Result<Parts, String> {
     let socket = mesh.state_dir().join("run").join("agent.sock");
     let outcome = client::run(async {
         let mut agent = client::agent_at(&socket).await?;
@@ -101,7 +101,8 @@ fn get_as(mesh: &DemoMesh, identity: &str, authority: &str) -> Result<Response<B
             .header("host", authority)
             .body(Full::new(Bytes::new()))
             .map_err(CliError::internal)?;
-        exchange(port, request, Duration::from_secs(5)).await.map_err(CliError::internal)
+        let answer = exchange(port, request, Duration::from_secs(5), 0).await.map_err(CliError::internal)?;
+        Ok(answer.head)
     });
     outcome.map_err(|error| error.faults()[0].what.clone())
 }
@@ -110,9 +111,9 @@ fn get_as(mesh: &DemoMesh, identity: &str, authority: &str) -> Result<Response<B
 fn expect_denied(mesh: &DemoMesh, source: &str, port: u32, authority: &str) -> Result<String, String> {
     let response = get_as(mesh, &format!("shop/{source}"), authority)?;
     let code =
-        response.headers().get("x-weft-code").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
-    if response.status() != 403 {
-        return Err(format!("{source} → {authority} answered {} where 403 was due", response.status()));
+        response.headers.get("x-weft-code").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+    if response.status != 403 {
+        return Err(format!("{source} → {authority} answered {} where 403 was due", response.status));
     }
     let verdict = mesh.verdict(source, "charge", port)?;
     if verdict.allowed || verdict.code != code {

@@ -1,17 +1,21 @@
 //! The demo's mesh: one server, two agents, their identities and rules, by the same doors that a person uses.
 
 use std::{
+    fs::File,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use nix::fcntl::{Flock, FlockArg};
 use weft_api::{
+    fault::Fault,
     manifest,
     pb::management::{ApplyRequest, CheckPolicyRequest, CheckPolicyResponse, CreateTokenRequest, Document},
     token::JoinToken,
 };
 use weft_node::node::{Node, RunningNode};
+use weft_policy::code;
 use weft_registry::server::{RunningServer, Server};
 
 use super::{
@@ -22,7 +26,7 @@ use super::{
 use crate::{
     args::groups::Sabotage,
     client::{self, Management},
-    error::CliError,
+    error::{CliError, Exit},
     run::background,
 };
 
@@ -41,12 +45,14 @@ pub(super) struct DemoMesh {
     b: Option<RunningNode>,
     /// Dropped with the mesh: they serve as long as it lives.
     _services: Services,
+    /// Nobody else uses or removes the directory as long as this lives.
+    _lock: Flock<File>,
 }
 
 impl DemoMesh {
     /// Starts everything and prints a line for each step.
     pub(super) fn start(state: &Path, sabotage: Option<Sabotage>, report: &Report) -> Result<Self, CliError> {
-        prepare(state)?;
+        let lock = prepare(state)?;
         let echo = if breaks(sabotage, Sabotage::CorruptEcho) { Echo::Corrupt } else { Echo::Faithful };
         let services = Services::start(echo)?;
         let (server, took) = timed(report, || start_server(state))?;
@@ -61,7 +67,14 @@ impl DemoMesh {
         report.step(&format!("agent a   tunnels {}/udp   order, guest", a.tunnels_addr()), took);
         let (b, took) = timed(report, || start_agent(state, "b"))?;
         report.step(&format!("agent b   tunnels {}/udp   charge, ledger", b.tunnels_addr()), took);
-        Ok(Self { state: state.to_owned(), server: Some(server), a, b: Some(b), _services: services })
+        Ok(Self {
+            state: state.to_owned(),
+            server: Some(server),
+            a,
+            b: Some(b),
+            _services: services,
+            _lock: lock,
+        })
     }
 
     /// The directory that holds all state.
@@ -162,9 +175,11 @@ fn timed<T>(report: &Report, run: impl FnOnce() -> Result<T, CliError>) -> Resul
     Ok((made, report.elapsed().saturating_sub(before)))
 }
 
-/// Makes a fresh, private directory: what a demo left there before is removed, anything else is not touched.
-fn prepare(state: &Path) -> Result<(), CliError> {
+/// Makes a fresh, private directory: what a demo left there before is removed, anything else is not touched. One that
+/// a running demo uses is refused.
+fn prepare(state: &Path) -> Result<Flock<File>, CliError> {
     let failed = |e: std::io::Error| CliError::file(state, &e);
+    let _left = lock(state)?;
     if state.join(MARK).exists() {
         std::fs::remove_dir_all(state).map_err(failed)?;
     } else if state.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
@@ -174,7 +189,33 @@ fn prepare(state: &Path) -> Result<(), CliError> {
         ));
     }
     background::private_dir(state)?;
-    std::fs::write(state.join(MARK), b"").map_err(failed)
+    std::fs::write(state.join(MARK), std::process::id().to_string()).map_err(failed)?;
+    lock(state)?.ok_or_else(|| CliError::internal("the demo's directory has gone"))
+}
+
+/// Locks the directory of a demo for as long as the answer lives; `None` when no demo was there.
+///
+/// # Errors
+///
+/// When a running demo uses it.
+pub(super) fn lock(state: &Path) -> Result<Option<Flock<File>>, CliError> {
+    let path = state.join(MARK);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(CliError::file(&path, &error)),
+    };
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(_) => {
+            let pid = std::fs::read_to_string(&path).unwrap_or_default();
+            let what = format!("a demo runs with {}, as process {}", state.display(), pid.trim());
+            let fault = Fault::new(code::STATE_IN_USE, what)
+                .fix("stop it: Ctrl-C where it runs")
+                .fix("start another beside it: weft demo --state-dir NEW_DIR");
+            Err(CliError::new(Exit::Conflict, fault))
+        }
+    }
 }
 
 fn start_server(state: &Path) -> Result<RunningServer, CliError> {
@@ -187,7 +228,7 @@ fn start_server(state: &Path) -> Result<RunningServer, CliError> {
         state.join("run"),
     );
     let config = background::server_config(&text, "demo")?;
-    Server::start(config).map_err(|e| CliError::new(crate::error::Exit::Internal, e.fault()))
+    Server::start(config).map_err(|e| CliError::new(Exit::Internal, e.fault()))
 }
 
 /// The agent's configuration: the first start draws the tunnel port, later ones keep it, as a host's agent would.
@@ -228,10 +269,9 @@ fn start_agent(state: &Path, node: &str) -> Result<RunningNode, CliError> {
         };
         let made = with_server(state, async |client| Ok(client.create_token(request).await?.into_inner()))?;
         let token: JoinToken = made.token.parse().map_err(CliError::internal)?;
-        weft_node::join::join(&token, &config)
-            .map_err(|e| CliError::new(crate::error::Exit::Internal, e.fault()))?;
+        weft_node::join::join(&token, &config).map_err(|e| CliError::new(Exit::Internal, e.fault()))?;
     }
-    Node::start(config).map_err(|e| CliError::new(crate::error::Exit::Internal, e.fault()))
+    Node::start(config).map_err(|e| CliError::new(Exit::Internal, e.fault()))
 }
 
 fn services_of(node: &str) -> &'static [&'static str] {
@@ -308,4 +348,24 @@ fn with_server<T>(
         let mut client = client::server_at(&state.join("run").join("server.sock")).await?;
         ask(&mut client).await
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_a_demo_uses_is_neither_cleared_nor_used_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("demo");
+        let first = prepare(&state).unwrap();
+        std::fs::write(state.join("kept"), "x").unwrap();
+
+        let refused = prepare(&state).unwrap_err();
+        assert!(refused.faults()[0].what.contains(&std::process::id().to_string()), "{refused:?}");
+        assert!(lock(&state).is_err() && state.join("kept").exists());
+        drop(first);
+        let _second = prepare(&state).unwrap();
+        assert!(!state.join("kept").exists());
+    }
 }

@@ -60,6 +60,7 @@ fn clean(state: &Path, output: &Output) -> Result<ExitCode, CliError> {
             "weft demo --clean --state-dir DIR",
         ));
     }
+    let _lock = mesh::lock(state)?;
     std::fs::remove_dir_all(state).map_err(|e| CliError::file(state, &e))?;
     output.talk(format!("{} removed", state.display()));
     Ok(ExitCode::SUCCESS)
