@@ -48,8 +48,12 @@ pub(crate) async fn exchange(
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let exchange = async {
             let (head, body) = sender.send_request(request).await?.into_parts();
-            let (body, bytes) = read(body, keep_bytes).await?;
-            Ok(Answer { head, body, bytes })
+            let mut received = Received::default();
+            match read(body, keep_bytes, &mut received).await {
+                Err(error) if head.status.as_u16() < 400 => Err(error.into()),
+                // Who refuses a request need not read it to its end: the answer counts, not how the connection ended.
+                Ok(()) | Err(_) => Ok(Answer { head, body: received.kept.freeze(), bytes: received.bytes }),
+            }
         };
         tokio::pin!(exchange, connection);
         tokio::select! {
@@ -61,30 +65,61 @@ pub(crate) async fn exchange(
     tokio::time::timeout(timeout, attempt).await.unwrap_or(Err(ExchangeError::TimedOut(timeout)))
 }
 
-/// Reads a body to its end: its first `keep_bytes`, and its length.
-async fn read<B>(mut body: B, keep_bytes: usize) -> Result<(Bytes, u64), B::Error>
+/// What came of a body so far.
+#[derive(Default)]
+struct Received {
+    kept: BytesMut,
+    bytes: u64,
+}
+
+/// Reads a body to its end: its first `keep_bytes` are kept, all are counted.
+async fn read<B>(mut body: B, keep_bytes: usize, received: &mut Received) -> Result<(), B::Error>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    let (mut kept, mut bytes) = (BytesMut::new(), 0);
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame?.into_data() else { continue };
-        bytes += data.len() as u64;
-        let room = keep_bytes.saturating_sub(kept.len());
-        kept.extend_from_slice(&data[..room.min(data.len())]);
+        received.bytes += data.len() as u64;
+        let room = keep_bytes.saturating_sub(received.kept.len());
+        received.kept.extend_from_slice(&data[..room.min(data.len())]);
     }
-    Ok((kept.freeze(), bytes))
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     #[tokio::test]
     async fn a_body_of_any_length_is_counted_and_its_beginning_kept() {
-        let body = Full::new(Bytes::from(vec![7; 1_000_000]));
-        assert_eq!(read(body, 3).await.unwrap(), (Bytes::from_static(&[7; 3]), 1_000_000));
-        let body = Full::new(Bytes::from_static(b"short"));
-        assert_eq!(read(body, 16).await.unwrap(), (Bytes::from_static(b"short"), 5));
+        for (length, keep, kept) in [(1_000_000, 3, 3), (5, 16, 5), (0, 16, 0)] {
+            let mut received = Received::default();
+            let body = Full::new(Bytes::from(vec![7; length]));
+            read(body, keep, &mut received).await.unwrap();
+            assert_eq!((received.kept.len(), received.bytes), (kept, length as u64));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_counts_although_the_connection_breaks_in_its_body() {
+        for (status, counts) in [("501 Not Implemented", true), ("200 OK", false)] {
+            let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let program = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = [0; 64];
+                stream.read(&mut request).await.unwrap();
+                let head = format!("HTTP/1.1 {status}\r\ncontent-length: 100\r\n\r\nno");
+                stream.write_all(head.as_bytes()).await.unwrap();
+            };
+            let request = Request::post("http://charge/").body(Full::new(Bytes::from_static(b"x"))).unwrap();
+            let (answer, ()) = tokio::join!(exchange(port, request, Duration::from_secs(5), 16), program);
+            match answer {
+                Ok(answer) => assert!(counts && answer.head.status == 501 && &answer.body[..] == b"no"),
+                Err(error) => assert!(!counts && matches!(error, ExchangeError::Broken(_)), "{error}"),
+            }
+        }
     }
 }
