@@ -68,7 +68,7 @@ impl Flags {
 
     fn rows(&self) -> [(&'static str, String); 4] {
         let none = |text: String| if text.is_empty() { "none".to_owned() } else { text };
-        let port_base = self.port_base.map_or("standard".to_owned(), |port| port.to_string());
+        let port_base = self.port_base.map_or_else(|| "standard".to_owned(), |port| port.to_string());
         [
             ("listen", self.ip().to_string()),
             ("advertise", none(self.advertise.join(","))),
@@ -212,10 +212,10 @@ mod tests {
     use crate::args::{Cli, Command};
 
     fn args(line: &str) -> UpArgs {
-        match Cli::try_parse_from(line.split(' ')).unwrap().command {
-            Command::Up(args) => args,
-            other => panic!("{other:?}"),
-        }
+        let Command::Up(args) = Cli::try_parse_from(line.split(' ')).unwrap().command else {
+            panic!("{line}");
+        };
+        args
     }
 
     #[test]

@@ -309,10 +309,11 @@ mod tests {
 
     fn edge(line: &str) -> Edge {
         let cli = Cli::try_parse_from(format!("weft policy {line}").split(' ')).unwrap();
-        let (args, action) = match cli.command {
-            Command::Policy(PolicyArgs { command: PolicyCommand::Allow(args) }) => (args, Action::Allow),
-            Command::Policy(PolicyArgs { command: PolicyCommand::Deny(args) }) => (args, Action::Deny),
-            other => panic!("{other:?}"),
+        let Command::Policy(PolicyArgs { command }) = cli.command else { panic!("{line}") };
+        let (args, action) = match command {
+            PolicyCommand::Allow(args) => (args, Action::Allow),
+            PolicyCommand::Deny(args) => (args, Action::Deny),
+            PolicyCommand::Check(_) => panic!("{line}"),
         };
         Edge::new(&args, action, &cli.global).unwrap()
     }
