@@ -148,6 +148,15 @@ impl Lab {
     ///
     /// If it cannot be bound.
     pub fn victim(&self) -> Overlay {
+        self.victim_with(TransportSettings::default())
+    }
+
+    /// The same with other limits.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be bound.
+    pub fn victim_with(&self, settings: TransportSettings) -> Overlay {
         let inbound = InboundSvids::new();
         inbound.insert("label", self.victim.clone());
         let config = server_config(Arc::new(inbound), self.bundles.clone(), ClientAuth::Required, &[ALPN]);
@@ -155,7 +164,7 @@ impl Lab {
         if let Some(moment) = self.clock {
             config.time_provider = Arc::new(moment);
         }
-        endpoint(config)
+        endpoint(config, settings)
     }
 
     /// What the victim says when a client with `config` calls.
@@ -255,11 +264,11 @@ pub fn address(victim: &Overlay) -> SocketAddr {
     victim.local_addr().expect("it is bound")
 }
 
-fn endpoint(config: rustls::ServerConfig) -> Overlay {
+fn endpoint(config: rustls::ServerConfig, settings: TransportSettings) -> Overlay {
     let socket = bind_udp(loopback()).expect("a free port");
     let keys = EndpointKeys::generate().expect("the provider has entropy");
     let metrics = Arc::new(OverlayMetrics::unregistered());
-    let bound = Overlay::bind(socket, Arc::new(config), TransportSettings::default(), &keys, metrics);
+    let bound = Overlay::bind(socket, Arc::new(config), settings, &keys, metrics);
     bound.expect("the defaults can be used")
 }
 

@@ -148,6 +148,14 @@ impl Mesh {
         self.agents.insert(node.to_owned(), Some(agent));
     }
 
+    /// The same with a variable in its environment.
+    #[track_caller]
+    pub fn start_agent_with(&mut self, node: &str, variable: &str, value: &Path) {
+        let config = agent_config(self.host(node));
+        let agent = self.weft(node, &["agent", "run", "--config"]).arg(config).env(variable, value).start();
+        self.agents.insert(node.to_owned(), Some(agent));
+    }
+
     /// Starts the server again, without waiting for anything.
     #[track_caller]
     pub fn start_server(&mut self) {
@@ -185,6 +193,24 @@ impl Mesh {
         let access = fs::read_to_string(access).unwrap_or_default();
         let agent = self.agent(node);
         format!("{}{}{access}", agent.stdout(), agent.stderr())
+    }
+
+    /// The SVID of `workload` with its key, as whoever has taken the host of `node` can read it.
+    pub fn stolen_svid(&self, node: &str, workload: &str) -> PathBuf {
+        state_dir(self.host(node)).join(format!("agent/svids/{NAMESPACE}.{workload}-{node}.pem"))
+    }
+
+    /// The endpoint label of `workload` on `node`.
+    ///
+    /// # Panics
+    ///
+    /// If it has none.
+    #[track_caller]
+    pub fn label(&self, node: &str, workload: &str) -> String {
+        let path = state_dir(self.host(node)).join("agent/labels.json");
+        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let labels: BTreeMap<String, String> = serde_json::from_str(&text).expect("a table of labels");
+        labels.get(&format!("{NAMESPACE}/{workload}-{node}")).unwrap_or_else(|| panic!("{workload}: {text}")).clone()
     }
 
     /// Writes the configuration of an agent on `host` that says it is `node`, and returns its path.
