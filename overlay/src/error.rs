@@ -438,6 +438,15 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_refused_here_counts_by_its_reason_and_one_refused_there_does_not() {
+        let detail = rustls::Error::from(VerifyError::UnknownRoot).to_string();
+        let refused = |by, detail: &str| of_transport(by, TransportErrorCode::crypto(46), detail.to_owned());
+        assert_eq!(refused(By::Us, &detail).label(), "unknown_root");
+        assert_eq!(refused(By::Us, "peer sent no certificates").label(), "tls_refused");
+        assert_eq!(refused(By::Peer, &detail).label(), "tls_refused_by_peer", "its words choose no label");
+    }
+
+    #[test]
     fn text_of_a_peer_is_bounded_and_cleaned() {
         let hostile = [b"\x1b[31mred\n".as_slice(), &[b'x'; 2000]].concat();
         let text = peer_text(&hostile);

@@ -120,7 +120,8 @@ impl World {
         ];
         let bases = chains.into_iter().map(|(chain, under_root)| Base { chain, under_root }).collect();
         let roots = vec![root.certificate().clone()];
-        let bundles = TrustBundle::new(LOCAL.parse().unwrap(), roots, 1).unwrap().into();
+        let bundles = TrustBundle::new(LOCAL.parse().expect("a trust domain"), roots, 1);
+        let bundles = bundles.expect("a root in order").into();
         Self { root, issuer, bases, bundles, now: Offset::In(Duration::ZERO).moment() }
     }
 
@@ -176,22 +177,25 @@ impl World {
 
     /// What OpenSSL says of each chain: `ok`, or why not.
     fn openssl(&self, corpus: &[Chain]) -> Vec<String> {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let mut file = tempfile::NamedTempFile::new().expect("there is a directory for files");
         let now = self.now.duration_since(UNIX_EPOCH).expect("it is after 1970").as_secs();
-        file.write_all(&now.to_be_bytes()).unwrap();
+        let mut bytes = now.to_be_bytes().to_vec();
         let root = vec![self.root.certificate().clone()];
         for chain in std::iter::once(&root).chain(corpus) {
-            file.write_all(&[u8::try_from(chain.len()).unwrap()]).unwrap();
+            bytes.push(u8::try_from(chain.len()).expect("a few certificates"));
             for certificate in chain {
-                file.write_all(&u32::try_from(certificate.len()).unwrap().to_be_bytes()).unwrap();
-                file.write_all(certificate).unwrap();
+                let length = u32::try_from(certificate.len()).expect("a few kilobytes");
+                bytes.extend(length.to_be_bytes());
+                bytes.extend_from_slice(certificate);
             }
         }
-        file.flush().unwrap();
-        let output = python::tool("certificates_openssl.py").arg(file.path()).output().unwrap();
+        file.write_all(&bytes).expect("there is space for files");
+        file.flush().expect("there is space for files");
+        let output = python::tool("certificates_openssl.py").arg(file.path()).output();
+        let output = output.expect("the interpreter starts");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let verdicts: Vec<String> =
-            String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
+            String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
         assert_eq!(verdicts.len(), corpus.len());
         verdicts
     }

@@ -181,7 +181,7 @@ fn change_octets(octets: &mut Vec<u8>, random: &mut Random) {
     }
 }
 
-fn change_children(prefix: &mut Vec<u8>, children: &mut Vec<Node>, donor: Node, random: &mut Random) {
+fn change_children(prefix: &mut [u8], children: &mut Vec<Node>, donor: Node, random: &mut Random) {
     let position = random.below(children.len());
     let other = random.below(children.len());
     match (random.below(7), children.is_empty()) {

@@ -76,9 +76,9 @@ fn cert_30_requests_that_are_broken_weak_huge_or_not_proven_are_refused() {
 fn issued_length(authority: &mut CertificateAuthority, corpus: &Corpus, name: &str, id: &SpiffeId) -> usize {
     let request =
         corpus.requests.iter().find(|request| request.name == name).expect("a request of that name");
-    let request = SigningRequest::parse(&request.der).unwrap();
+    let request = SigningRequest::parse(&request.der).expect("a request in order");
     let now = Offset::In(Duration::ZERO).moment();
-    authority.issue(&request, id, HOUR, now).unwrap().chain[0].len()
+    authority.issue(&request, id, HOUR, now).expect("it is its own domain").chain[0].len()
 }
 
 fn holds(haystack: &[u8], needle: &[u8]) -> bool {

@@ -174,10 +174,11 @@ async fn a_bundle_without_roots_ends_trust_at_once() {
 fn trust(lab: &Lab, roots: &[&Authority]) {
     let mut bundles = TrustBundles::clone(&lab.bundles.load());
     let roots = roots.iter().map(|root| root.certificate().clone()).collect();
-    bundles.insert(TrustBundle::new(LOCAL.parse().unwrap(), roots, 3).unwrap()).unwrap();
+    let bundle = TrustBundle::new(LOCAL.parse().expect("a trust domain"), roots, 3);
+    bundles.insert(bundle.expect("roots in order")).expect("no key is in two domains");
     lab.bundles.publish(bundles);
 }
 
 fn exactly(id: &str) -> ExpectedPeer {
-    ExpectedPeer::Exactly(id.parse().unwrap())
+    ExpectedPeer::Exactly(id.parse().expect("a SPIFFE ID"))
 }

@@ -118,7 +118,8 @@ impl<'a> Certificate<'a> {
     /// What this certificate says of the one that signed it; nothing if the extension is absent.
     pub(crate) fn authority_key(&self) -> Result<AuthorityKey<'a>, NotDer> {
         let found = self.extension(oid::AUTHORITY_KEY_IDENTIFIER);
-        found.map_or(Ok(AuthorityKey::default()), |extension| syntax::authority_key(extension.value))
+        let stated = found.map(|extension| syntax::authority_key(extension.value)).transpose()?;
+        Ok(stated.unwrap_or_default())
     }
 
     /// The identifier of the key that signed this certificate, if it names one.
