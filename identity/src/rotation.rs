@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Invariants: an SVID is never published at or after its `not_after`; a valid one is kept until another
-//! takes its place; at most one request is under way.
+//! takes its place, and one that is not valid yet takes no place; at most one request is under way.
 
 use std::time::{Duration, SystemTime};
 
@@ -73,6 +73,15 @@ pub enum RotationError {
     /// The SVID has expired already: the clocks of node and issuer disagree, or the answer was old.
     #[error("the issuer gave an SVID of {0} that has expired")]
     Expired(SpiffeId),
+    /// The SVID is not valid yet: the issuer's clock is ahead of this one by more than [`BACKDATE`]. The one
+    /// that is held serves better.
+    #[error("the issuer gave an SVID of {id} that is valid only in {} s: the clocks disagree", early.as_secs())]
+    NotYetValid {
+        /// Whose SVID it is.
+        id: SpiffeId,
+        /// How far its notBefore lies in the future.
+        early: Duration,
+    },
 }
 
 /// Where a rotation stands, for readiness and `weft status`.
@@ -118,6 +127,9 @@ impl Rotation {
     }
 
     /// Starts with an SVID that was kept on disk. `draw` is uniform in `0.0..1.0`.
+    ///
+    /// One that is not valid yet is presented all the same, while another is asked for: it is this clock that
+    /// may be behind, and whether the SVID is valid is the peer's to say.
     ///
     /// # Errors
     ///
@@ -210,7 +222,15 @@ impl Rotation {
         if validity.not_after <= now {
             return Err(RotationError::Expired(self.id.clone()));
         }
-        self.state = State::Fresh { validity, renew_at: renew_at(&validity, now, draw) };
+        let early = validity.not_before.duration_since(now).unwrap_or_default();
+        if !early.is_zero() && self.not_after().is_some_and(|not_after| now < not_after) {
+            return Err(RotationError::NotYetValid { id: self.id.clone(), early });
+        }
+        self.state = if early.is_zero() {
+            State::Fresh { validity, renew_at: renew_at(&validity, now, draw) }
+        } else {
+            State::Renewing { validity, attempt: Attempt::BackOff { failures: 1, until: now + BACKOFF_BASE } }
+        };
         self.unpublished = Some(svid);
         Ok(())
     }

@@ -32,6 +32,29 @@ fn a_leaf_is_an_svid_that_leads_to_the_published_root() {
 }
 
 #[test]
+fn clk_05_certificates_are_issued_and_judged_across_2038_and_2050() {
+    // The end of 31-bit seconds; the change from UTCTime to GeneralizedTime, within a leaf and within a root.
+    for seconds in [2_147_483_648 - 3600, 2_524_608_000 - 3600, 2_524_608_000 + 3600, 4_102_444_800] {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let mut ca = CertificateAuthority::create(&domain("td"), "one", now).unwrap();
+        let (_, issued) = issue(&mut ca, now);
+        assert_eq!(
+            issued.validity,
+            Validity { not_before: now - BACKDATE, not_after: now + DAY },
+            "{seconds}"
+        );
+        let judge = |now| verify_chain(&bundles(&ca), &issued.chain, PeerRole::Server, now);
+        for valid in [now, now + HOUR * 2, now + DAY - Duration::from_secs(1)] {
+            assert_eq!(judge(valid).unwrap().not_after, now + DAY, "{seconds}");
+        }
+        assert!(matches!(judge(now + DAY), Err(VerifyError::Expired { .. })), "{seconds}");
+        let kept = ca.to_parts();
+        let loaded = CertificateAuthority::load(&kept, CaSettings::default()).unwrap();
+        assert_eq!(loaded.root_validity(), ca.root_validity(), "{seconds}");
+    }
+}
+
+#[test]
 fn x5_03_the_subject_is_empty_and_the_names_are_critical() {
     let (_, issued) = issue(&mut new_ca(), at(0));
     let leaf = Certificate::parse(&issued.chain[0]).unwrap();

@@ -98,6 +98,45 @@ fn clk_02_a_clock_set_back_an_hour_does_not_stop_the_asking() {
 }
 
 #[test]
+fn clk_01_an_svid_of_an_issuer_whose_clock_is_ahead_does_not_replace_a_valid_one() {
+    let mut rotation = with_svid(0, DAY, 0.5);
+    let now = DAY / 2;
+    assert!(matches!(rotation.next(at(now)), Action::Request));
+    // An hour ahead: notBefore lies 59 min in the future, and every peer with a right clock would refuse it.
+    let ahead = rotation.handle_answer(Ok(svid(now + 3600, now + DAY)), at(now), 0.5);
+    assert_eq!(ahead, Err(RotationError::NotYetValid { id: id(ID), early: Duration::from_secs(3540) }));
+    assert_eq!((rotation.phase(), rotation.not_after()), (Phase::Renewing, Some(at(DAY))));
+    assert_eq!(waits_until(&mut rotation, at(now)), at(now) + Duration::from_millis(500), "it backs off");
+    // Within the backdate the clocks may disagree.
+    assert!(matches!(rotation.next(at(now + 1)), Action::Request));
+    rotation.handle_answer(Ok(svid(now + 61, now + DAY)), at(now + 1), 0.5).unwrap();
+    assert!(matches!(rotation.next(at(now + 1)), Action::Publish(_)));
+    assert_eq!(rotation.phase(), Phase::Fresh);
+}
+
+#[test]
+fn clk_01_without_a_valid_svid_an_early_one_is_shown_once_and_a_better_one_is_asked_for() {
+    let mut rotation = Rotation::new(id(ID));
+    rotation.next(at(0));
+    rotation.handle_answer(Ok(svid(3600, DAY)), at(0), 0.5).unwrap();
+    assert!(matches!(rotation.next(at(0)), Action::Publish(_)));
+    assert!(matches!(rotation.next(at(1)), Action::Request), "a better one is asked for at once");
+    let again = rotation.handle_answer(Ok(svid(3601, DAY)), at(1), 0.5);
+    assert!(matches!(again, Err(RotationError::NotYetValid { .. })), "no flapping between early ones");
+    let next = (2..600).find(|second| matches!(rotation.next(at(*second)), Action::Request)).unwrap();
+    rotation.handle_answer(Ok(svid(next, DAY)), at(next), 0.5).unwrap();
+    assert!(matches!(rotation.next(at(next)), Action::Publish(_)));
+    assert_eq!(rotation.phase(), Phase::Fresh);
+}
+
+#[test]
+fn clk_02_a_kept_svid_is_shown_although_the_clock_was_set_back_before_it() {
+    let mut rotation = Rotation::resume(id(ID), svid(0, DAY), at(-3600), 0.5).unwrap();
+    assert!(matches!(rotation.next(at(-3600)), Action::Publish(_)));
+    assert_eq!(rotation.not_after(), Some(at(DAY)));
+}
+
+#[test]
 fn an_svid_of_somebody_else_or_of_the_past_is_not_published() {
     let mut rotation = Rotation::new(id(ID));
     rotation.next(at(0));
