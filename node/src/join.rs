@@ -20,11 +20,15 @@ use weft_identity::{
     csr::{CsrError, SigningRequest},
     spiffe::{SpiffeId, TrustDomain},
     svid::{Svid, SvidError},
-    tls::{JoinVerifier, join_config},
+    tls::{JoinVerifier, VerifyError, join_config},
 };
-use weft_policy::{code, model::HostPort};
+use weft_policy::{
+    code::{self, CodeId},
+    model::HostPort,
+};
 
 use crate::{
+    app::fault_of,
     config::Config,
     files::{FileError, StateDir},
 };
@@ -112,6 +116,10 @@ impl JoinError {
                 Fault::new(code::TOKEN_OTHER_PURPOSE, "this token is not for an agent").fix(again)
             }
             Self::OtherNode { .. } => Fault::new(code::TOKEN_OTHER_NODE, self.to_string()).fix(again),
+            Self::Connect(error) if clock_fault(error).is_some() => {
+                let code = clock_fault(error).unwrap_or(code::PEER_EXPIRED);
+                fault_of(code, "by the clock of this host the server's certificate is not valid")
+            }
             Self::Connect(error) if error.is_tls_refusal() => {
                 Fault::new(code::FINGERPRINT_MISMATCH, "the server is not the one that the token names")
                     .fix(again)
@@ -133,6 +141,21 @@ impl JoinError {
             source = cause.source();
         }
         fault
+    }
+}
+
+/// The code of a server that was refused for its times alone: one of the two clocks is wrong, and the token is still good.
+fn clock_fault(error: &ConnectError) -> Option<CodeId> {
+    match error.verdict()? {
+        // The root is the one that the token names, so what it lacks is the time.
+        VerifyError::NotYetValid { .. } | VerifyError::NoRoot(_) => Some(code::PEER_NOT_YET_VALID),
+        VerifyError::Expired { .. } => Some(code::PEER_EXPIRED),
+        VerifyError::Profile(_)
+        | VerifyError::UnknownTrustDomain(_)
+        | VerifyError::Authority { .. }
+        | VerifyError::Untrusted { .. }
+        | VerifyError::Unexpected { .. }
+        | VerifyError::UnknownRoot => None,
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::{Channel, Endpoint};
+use weft_identity::tls::VerifyError;
 use weft_policy::model::HostPort;
 
 use super::ALPN_H2;
@@ -72,6 +73,19 @@ impl ConnectError {
             Self::Failed(attempts) => attempts.iter().any(|a| matches!(a.error, AttemptError::Tls(_))),
             Self::NoAddress | Self::ServerName(_) | Self::Unix { .. } | Self::Grpc(_) => false,
         }
+    }
+
+    /// What this side found against the certificate of a server, if that is what failed.
+    #[must_use]
+    pub fn verdict(&self) -> Option<&VerifyError> {
+        let Self::Failed(attempts) = self else { return None };
+        attempts.iter().find_map(|attempt| match &attempt.error {
+            AttemptError::Tls(error) => error.get_ref()?.downcast_ref().and_then(VerifyError::of),
+            AttemptError::Resolve(_)
+            | AttemptError::Connect(_)
+            | AttemptError::TimedOut(_)
+            | AttemptError::Protocol => None,
+        })
     }
 }
 

@@ -3,7 +3,10 @@
 //! When to ask is [`Rotation`]'s to say; the key is born here for each request and never leaves. A renewed SVID is kept on
 //! disk before it is used, and tunnels under the old one are replaced (make before break).
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use futures_util::future::BoxFuture;
 use rustls_pki_types::CertificateDer;
@@ -16,13 +19,16 @@ use weft_api::{
 };
 use weft_identity::{
     csr::SigningRequest,
-    rotation::{Action, Refusal, Rotation},
+    rotation::{Action, BACKDATE, Refusal, Rotation, RotationError},
     spiffe::SpiffeId,
     svid::Svid,
 };
-use weft_policy::code;
+use weft_policy::code::{self, CodeId};
 
 use crate::{local::LocalWorkload, shared::Shared, telemetry::metrics::Renewal};
+
+/// Clocks that differ by more are worth a person's look: half of what notBefore is dated back (security.md 5.9).
+const SKEW_TOLD: Duration = BACKDATE.checked_div(2).expect("two is not zero");
 
 /// Whose SVID is kept.
 #[derive(Clone, Debug)]
@@ -61,11 +67,21 @@ pub(crate) async fn keep_fresh(shared: Arc<Shared>, holder: Holder, mut renew_no
                     asking = None;
                     let taken = rotation.handle_answer(answer, shared.clock.wall(), shared.draw());
                     if let Err(error) = taken {
-                        warn!(id = %holder.id(&shared), %error, "the issued SVID cannot be used");
+                        let code = code_of(&error);
+                        warn!(id = %holder.id(&shared), %code, %error, "the issued SVID cannot be used");
                     }
                 }
             },
         }
+    }
+}
+
+/// The catalogue's code of an SVID that is not taken.
+const fn code_of(error: &RotationError) -> CodeId {
+    match error {
+        RotationError::WrongId { .. } => code::UNEXPECTED_ANSWER,
+        RotationError::Expired(_) => code::PEER_EXPIRED,
+        RotationError::NotYetValid { .. } => code::PEER_NOT_YET_VALID,
     }
 }
 
@@ -111,6 +127,7 @@ async fn ask(shared: Arc<Shared>, holder: Holder) -> Result<Svid, Refusal> {
     match request(channel, holder.id(&shared)).await {
         Ok(svid) => {
             shared.report.metrics.renewal(Renewal::Issued);
+            compare_clocks(&shared, &svid);
             Ok(svid)
         }
         Err(why) => {
@@ -121,6 +138,24 @@ async fn ask(shared: Arc<Shared>, holder: Holder) -> Result<Svid, Refusal> {
     }
 }
 
+/// Notes how far the issuer's clock is from this one: it has dated the SVID back by a known time, to the second.
+fn compare_clocks(shared: &Shared, svid: &Svid) {
+    let ahead = seconds_ahead(svid.validity().not_before + BACKDATE, shared.clock.wall());
+    shared.report.metrics.clock_skew(ahead);
+    if ahead.abs() > SKEW_TOLD.as_secs_f64() {
+        let code = code::PEER_NOT_YET_VALID;
+        warn!(ahead_seconds = ahead, %code, "the server's clock and this one differ; certificates may be refused");
+    }
+}
+
+/// How far `theirs` lies after `ours`, in seconds; before it, when negative.
+fn seconds_ahead(theirs: SystemTime, ours: SystemTime) -> f64 {
+    match theirs.duration_since(ours) {
+        Ok(ahead) => ahead.as_secs_f64(),
+        Err(behind) => -behind.duration().as_secs_f64(),
+    }
+}
+
 async fn request(channel: Channel, id: &SpiffeId) -> Result<Svid, String> {
     let (key, csr) = SigningRequest::create().map_err(|e| e.to_string())?;
     let request = IssueSvidRequest { spiffe_id: id.to_string(), csr };
@@ -128,4 +163,17 @@ async fn request(channel: Channel, id: &SpiffeId) -> Result<Svid, String> {
     let answer = answer.map_err(|status| status.message().to_owned())?.into_inner();
     let chain = answer.chain.into_iter().map(CertificateDer::from).collect();
     Svid::parse(chain, key).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clk_01_the_skew_is_positive_when_the_issuer_is_ahead() {
+        let ours = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
+        assert_eq!(seconds_ahead(ours + Duration::from_secs(300), ours), 300.0);
+        assert_eq!(seconds_ahead(ours - Duration::from_secs(30), ours), -30.0);
+        assert_eq!(SKEW_TOLD, Duration::from_secs(30));
+    }
 }

@@ -33,6 +33,7 @@ pub struct NodeMetrics {
     decisions: CappedFamily<DecisionLabels, Counter>,
     certificate_expiry: CappedFamily<IdentityLabels, Seconds>,
     renewals: Family<ResultLabels, Counter>,
+    clock_skew: Seconds,
     bundle_age: Seconds,
     endpoints: CappedFamily<EndpointLabels, Gauge>,
     circuits_open: Gauge,
@@ -192,6 +193,8 @@ impl NodeMetrics {
         let help = "When the certificate expires, in Unix time";
         weft.register_with_unit("identity_certificate_expiry", help, Unit::Seconds, it.certificate_expiry);
         weft.register("identity_renewals", "Attempts to renew an SVID, by result", it.renewals);
+        let help = "How far the issuer's clock was ahead of this one when it last signed";
+        weft.register_with_unit("clock_skew", help, Unit::Seconds, it.clock_skew);
         weft.register_with_unit(
             "trust_bundle_age",
             "Since the trust bundle came",
@@ -225,6 +228,7 @@ impl NodeMetrics {
             decisions: CappedFamily::new(Counter::default, series, dropped.clone()),
             certificate_expiry: CappedFamily::new(Seconds::default, series, dropped.clone()),
             renewals: Family::default(),
+            clock_skew: Seconds::default(),
             bundle_age: Seconds::default(),
             endpoints: CappedFamily::new(Gauge::default, series, dropped.clone()),
             circuits_open: Gauge::default(),
@@ -281,6 +285,11 @@ impl NodeMetrics {
             Renewal::Failed => "failed",
         };
         self.renewals.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// The issuer's clock was ahead of this one by so many seconds; behind, when negative.
+    pub fn clock_skew(&self, ahead_seconds: f64) {
+        self.clock_skew.set(ahead_seconds);
     }
 
     /// How long ago the trust bundle came.
