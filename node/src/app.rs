@@ -100,6 +100,18 @@ impl AppStream {
         }
     }
 
+    /// Waits until the program has something to say, or is gone; nothing is read. One that waits for success says
+    /// nothing before, so that this never ends. Cancel-safe.
+    pub async fn speaks(&self) {
+        if self.awaits_success() {
+            std::future::pending::<()>().await;
+        }
+        if self.head.is_empty() && self.behind.is_empty() {
+            // A socket that fails is for the one who reads from it.
+            let _ = self.io.readable().await;
+        }
+    }
+
     /// The program's own address.
     ///
     /// # Errors

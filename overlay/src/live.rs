@@ -102,7 +102,6 @@ impl Live {
         for tunnel in self.tunnels() {
             let stats = tunnel.core().connection.stats();
             let Some(moved) = self.count(tunnel.id(), &stats) else { continue };
-            tunnel.core().set_quiet(moved.received_bytes == 0);
             // Either closes the tunnel, which is all that follows from it.
             let _ = tunnel.core().charge(Work::Resets(moved.resets));
             let _ = tunnel.core().charge(Work::Control(moved.control_frames));

@@ -8,8 +8,8 @@
 //! it, on both ends.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use quinn::VarInt;
@@ -34,6 +34,9 @@ use crate::transport::TransportSettings;
 /// How long an opener waits for the peer to raise its limit, which it does by itself within a round trip
 /// until the ceiling is reached.
 const LIMIT_GROWTH_WAIT: Duration = Duration::from_secs(1);
+/// A peer that was silent for longer may be gone, and another run of it in its place: shorter than any agent takes to
+/// start again (50 to 100 ms from the kill to its first packet), long against the pauses of a tunnel in use.
+const QUIET: Duration = Duration::from_millis(40);
 /// The longest reason that goes into a CONNECTION_CLOSE frame; it must fit one packet.
 const MAX_REASON_BYTES: usize = 256;
 
@@ -97,7 +100,7 @@ pub(crate) struct TunnelCore {
     closing: OnceLock<(CloseCode, String)>,
     flows: AtomicUsize,
     flow_limit: AtomicU32,
-    quiet: AtomicBool,
+    heard: Mutex<Heard>,
     next_flow: Arc<AtomicU64>,
     /// What the window of the tunnel is without stalled flows, and what they add.
     receive_window: AtomicU64,
@@ -106,6 +109,16 @@ pub(crate) struct TunnelCore {
     metrics: Arc<OverlayMetrics>,
     load: Arc<PeerLoad>,
     says: Arc<Says>,
+}
+
+/// What is known of when the peer was last heard, from looks at the count of its packets.
+#[derive(Debug)]
+struct Heard {
+    packets: u64,
+    /// The last look.
+    looked: tokio::time::Instant,
+    /// The look before the count last grew: the peer was heard after it.
+    after: tokio::time::Instant,
 }
 
 /// What a new tunnel is made of.
@@ -125,6 +138,7 @@ pub(crate) struct TunnelParts {
 
 impl Tunnel {
     pub(crate) fn new(parts: TunnelParts) -> Self {
+        let opened = clock::now();
         let core = TunnelCore {
             id: parts.id,
             connection: parts.connection,
@@ -133,11 +147,11 @@ impl Tunnel {
             phase: watch::Sender::new(Phase::Open),
             server_name: parts.server_name,
             role: parts.role,
-            opened: clock::now(),
+            opened,
             closing: OnceLock::new(),
             flows: AtomicUsize::new(0),
             flow_limit: AtomicU32::new(parts.settings.flows_at_start),
-            quiet: AtomicBool::new(false),
+            heard: Mutex::new(Heard { packets: 0, looked: opened, after: opened }),
             next_flow: parts.next_flow,
             receive_window: AtomicU64::new(parts.settings.receive_window_bytes),
             receive_extra: AtomicU64::new(0),
@@ -195,9 +209,11 @@ impl Tunnel {
         clock::now().saturating_duration_since(self.core.opened)
     }
 
-    /// Whether nothing has been heard from the peer for a second or two: it may be idle, or gone.
+    /// Whether the peer may have been silent for longer than 40 ms: it may be idle, or gone.
     pub fn is_quiet(&self) -> bool {
-        self.core.quiet.load(Ordering::Relaxed)
+        let packets = self.core.connection.stats().udp_rx.datagrams;
+        let mut heard = self.core.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.look(packets, clock::now()) > QUIET
     }
 
     /// Opens a flow and sends its header. Application bytes may follow at once.
@@ -300,13 +316,20 @@ impl Tunnel {
     }
 }
 
+impl Heard {
+    /// The longest time for which the peer can have been silent, when `packets` of it have come until `now`.
+    fn look(&mut self, packets: u64, now: tokio::time::Instant) -> Duration {
+        if packets != self.packets {
+            (self.packets, self.after) = (packets, self.looked);
+        }
+        self.looked = now;
+        now.saturating_duration_since(self.after)
+    }
+}
+
 impl TunnelCore {
     pub(crate) fn role(&self) -> Role {
         self.role
-    }
-
-    pub(crate) fn set_quiet(&self, quiet: bool) {
-        self.quiet.store(quiet, Ordering::Relaxed);
     }
 
     fn new_flow(self: &Arc<Self>) -> Arc<Flow> {
@@ -441,4 +464,22 @@ impl Drop for TunnelCore {
 /// The address without IPv4 mapping, as policy, quotas and logs want it.
 pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_is_never_taken_for_shorter_than_it_may_be() {
+        let start = clock::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut heard = Heard { packets: 0, looked: start, after: start };
+        // Packets came at some time after the start, as far as anybody knows.
+        assert_eq!(heard.look(5, at(30)), Duration::from_millis(30));
+        assert_eq!(heard.look(5, at(35)), Duration::from_millis(35), "nothing new: the silence goes on");
+        assert_eq!(heard.look(6, at(45)), Duration::from_millis(10), "heard since the look before");
+        assert_eq!(heard.look(6, at(90)), Duration::from_millis(55));
+        assert_eq!(heard.look(7, at(2_000)), Duration::from_millis(1_910), "at any time since");
+    }
 }

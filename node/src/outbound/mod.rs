@@ -126,8 +126,7 @@ impl Outbound {
             Err(denial) => return Err(refuse(app, FlowError::Denied(denial)).await),
         };
         let settings = settings_of(Some(&snapshot), &target.service);
-        let opened =
-            self.opener.open(&snapshot, workload, &permit, app.awaits_success(), &settings, record).await;
+        let opened = self.opener.open(&snapshot, workload, &permit, &app, &settings, record).await;
         match opened {
             Err(error) => Err(refuse(app, error).await),
             Ok(Opened::Tunnel { stream, load }) => {

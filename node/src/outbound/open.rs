@@ -18,7 +18,7 @@ use weft_identity::{
     tls::{ExpectedPeer, client_config},
 };
 use weft_overlay::{
-    ALPN, PoolKey, Protocol, StreamHeader, TunnelPool, TunnelStream,
+    ALPN, CloseReason, PoolKey, Protocol, StreamError, StreamHeader, TunnelPool, TunnelStream,
     pool::{DialWith, PoolError},
 };
 use weft_policy::{
@@ -32,6 +32,7 @@ use weft_policy::{
 use super::balancers::{Load, Try};
 use crate::{
     access::Record,
+    app::AppStream,
     error::{FlowError, Retry},
     flows::{Direction, FlowFacts, FlowPlace},
     inbound,
@@ -64,7 +65,7 @@ pub(super) struct Opener {
 
 /// An open way to the destination's program.
 pub(super) enum Opened {
-    /// Through a tunnel. Unless the caller waited for success, the reply comes with the first bytes back.
+    /// Through a tunnel. If the program spoke before the reply came, that comes with the first bytes back.
     Tunnel { stream: TunnelStream, load: Load },
     /// To a program of this node.
     Local { io: TcpStream, load: Load, place: FlowPlace },
@@ -75,17 +76,17 @@ impl Opener {
         Self { shared, pool, configs: Arc::default(), names: Arc::default() }
     }
 
-    /// Opens a connection as `permit` allows. With `await_reply` it returns only once the far program has accepted.
+    /// Opens a connection as `permit` allows, once the far program has accepted or `app` has something to say.
     pub(super) async fn open(
         &self,
         snapshot: &Snapshot,
         source: &Arc<LocalWorkload>,
         permit: &Permit,
-        await_reply: bool,
+        app: &AppStream,
         settings: &TimeoutSettings,
         record: &mut Record,
     ) -> Result<Opened, FlowError> {
-        let tries = self.tries(snapshot, source, permit, await_reply, record);
+        let tries = self.tries(snapshot, source, permit, app, record);
         let within = settings.connect;
         tokio::time::timeout(within, tries).await.unwrap_or(Err(FlowError::ConnectTimeout { after: within }))
     }
@@ -95,7 +96,7 @@ impl Opener {
         snapshot: &Snapshot,
         source: &Arc<LocalWorkload>,
         permit: &Permit,
-        await_reply: bool,
+        app: &AppStream,
         record: &mut Record,
     ) -> Result<Opened, FlowError> {
         let target = permit.target();
@@ -119,7 +120,7 @@ impl Opener {
                 });
                 continue;
             }
-            match self.one(snapshot, source, permit, attempt, await_reply, record).await {
+            match self.one(snapshot, source, permit, attempt, app, record).await {
                 Ok(opened) => return Ok(opened),
                 Err(error) if error.class().retry == Retry::OtherEndpoint => {
                     debug!(endpoint = %endpoint.workload, node = %endpoint.node, %error, "trying another endpoint");
@@ -148,7 +149,7 @@ impl Opener {
         source: &Arc<LocalWorkload>,
         permit: &Permit,
         attempt: Try,
-        await_reply: bool,
+        app: &AppStream,
         record: &mut Record,
     ) -> Result<Opened, FlowError> {
         let endpoint = Arc::clone(attempt.endpoint());
@@ -157,7 +158,7 @@ impl Opener {
             .flatten();
         let outcome = match here {
             Some(workload) => self.local(snapshot, source, permit, &workload, record).await.map(Side::Local),
-            None => self.tunnel(source, permit, &endpoint, await_reply, record).await.map(Side::Tunnel),
+            None => self.tunnel(source, permit, &endpoint, app, record).await.map(Side::Tunnel),
         };
         let now = self.shared.clock.now();
         match outcome {
@@ -181,7 +182,7 @@ impl Opener {
         source: &Arc<LocalWorkload>,
         permit: &Permit,
         endpoint: &Endpoint,
-        await_reply: bool,
+        app: &AppStream,
         record: &mut Record,
     ) -> Result<TunnelStream, FlowError> {
         if source.slot.load().is_none() {
@@ -198,16 +199,31 @@ impl Opener {
             client: self.config(source, &endpoint.identity),
         };
         let header = header(permit, endpoint, record)?;
-        let (mut stream, tunnel) = self.pool.open(&key, &with, &header).await.map_err(|source| {
-            let endpoint = format!("{}@{}", endpoint.workload, endpoint.node);
-            FlowError::NoTunnel { endpoint, source }
-        })?;
-        record.tunnel(tunnel.id(), tunnel.remote_address());
-        if await_reply {
-            let accepted = stream.reply().await?;
-            record.accepted(&accepted);
+        let mut again = true;
+        loop {
+            let (mut stream, tunnel) = self.pool.open(&key, &with, &header).await.map_err(|source| {
+                let endpoint = format!("{}@{}", endpoint.workload, endpoint.node);
+                FlowError::NoTunnel { endpoint, source }
+            })?;
+            record.tunnel(tunnel.id(), tunnel.remote_address());
+            let reply = tokio::select! {
+                biased;
+                reply = stream.reply() => reply,
+                // From here on bytes of the program are under way, and the flow is this tunnel's.
+                () = app.speaks() => return Ok(stream),
+            };
+            match reply {
+                Ok(accepted) => {
+                    record.accepted(&accepted);
+                    return Ok(stream);
+                }
+                // The tunnel led to a run of the agent that is no more, and nothing of the program was sent.
+                Err(StreamError::TunnelClosed(CloseReason::Restarted)) if std::mem::take(&mut again) => {
+                    debug!(endpoint = %endpoint.workload, node = %endpoint.node, "its agent has restarted, dialling anew");
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
-        Ok(stream)
     }
 
     /// To a program of this node: the destination's decision is made here, by the same code.

@@ -127,8 +127,9 @@ impl TunnelPool {
 
     /// Opens a flow for `key`, on the tunnel that is there or on a new one, and sends its header.
     ///
-    /// On a tunnel that has been quiet the reply is awaited, so that a peer that restarted meanwhile
-    /// costs the flow a new handshake and not its life; else this does not wait for the peer.
+    /// On a tunnel that may have been quiet for longer than a restart takes the reply is awaited, so that a peer
+    /// that restarted meanwhile costs the flow a new handshake and not its life; else this does not wait for the
+    /// peer.
     ///
     /// Cancel-safe: a flow that was not returned is reset, a dial goes on for others.
     ///

@@ -89,6 +89,36 @@ async fn a_flow_that_finds_a_quiet_tunnel_to_a_restarted_agent_gets_a_new_one() 
     soon(stream.reply()).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_flow_on_a_tunnel_that_was_just_in_use_survives_the_restart_of_its_peer() {
+    let world = World::new();
+    let order = world.party("order");
+    let charge = Killable::start(&world, "charge", TransportSettings::default());
+    let metrics = Arc::new(OverlayMetrics::unregistered());
+    let pool = TunnelPool::new(order.overlay.clone(), PoolSettings::default(), metrics);
+    let key = PoolKey {
+        source: order.id.clone(),
+        destination: charge.id.clone(),
+        addresses: [charge.address].into(),
+    };
+    let with = order.dial_with(&charge.id);
+    let (_, first) = pool.open(&key, &with, &header(80)).await.unwrap();
+    settle(&first).await;
+    for _ in 0..20 {
+        let (mut stream, tunnel) = pool.open(&key, &with, &header(80)).await.unwrap();
+        assert_eq!(tunnel.id(), first.id());
+        soon(stream.reply()).await.unwrap();
+    }
+
+    // Less than a second since it was heard: the tunnel looks alive, and its peer is another run.
+    let charge = charge.kill_and_restart(&world, "charge");
+    tokio::time::sleep(Duration::from_millis(50)).await; // as long as an agent needs to start
+    let (mut stream, second) = soon(pool.open(&key, &with, &header(80))).await.unwrap();
+    assert_ne!(first.id(), second.id());
+    soon(stream.reply()).await.unwrap();
+    drop(charge);
+}
+
 /// Writes a little now and then, as a flow in use does, until the tunnel ends.
 async fn until_closed(send: &mut SendHalf, tunnel: &Tunnel) -> CloseReason {
     let traffic = async {
