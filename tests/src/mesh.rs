@@ -210,7 +210,10 @@ impl Mesh {
         let path = state_dir(self.host(node)).join("agent/labels.json");
         let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let labels: BTreeMap<String, String> = serde_json::from_str(&text).expect("a table of labels");
-        labels.get(&format!("{NAMESPACE}/{workload}-{node}")).unwrap_or_else(|| panic!("{workload}: {text}")).clone()
+        labels
+            .get(&format!("{NAMESPACE}/{workload}-{node}"))
+            .unwrap_or_else(|| panic!("{workload}: {text}"))
+            .clone()
     }
 
     /// Writes the configuration of an agent on `host` that says it is `node`, and returns its path.

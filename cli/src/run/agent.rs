@@ -20,7 +20,7 @@ use weft_node::{join::JoinError, node::Node};
 use weft_policy::code;
 use zeroize::Zeroizing;
 
-use super::{background, background::Background, joined, logs, signals};
+use super::{background, background::Background, joined, logs, secrecy, signals};
 use crate::{
     args::{
         Global,
@@ -49,6 +49,7 @@ pub(crate) fn agent(args: &AgentArgs, global: &Global, output: &Output) -> Resul
 /// Runs the agent until SIGINT, SIGTERM or the end of a drain.
 fn run(config: &Path, global: &Global, output: &Output) -> Result<ExitCode, CliError> {
     logs::start(global);
+    secrecy::close_memory()?;
     let config = background::agent_config(config)?;
     let node = Node::start(config).map_err(|e| CliError::new(Exit::Usage, e.fault()))?;
     output.talk(format!("agent ready: tunnels {}/udp, proxy {}", node.tunnels_addr(), node.proxy_addr()));
@@ -67,6 +68,7 @@ fn run(config: &Path, global: &Global, output: &Output) -> Result<ExitCode, CliE
 
 /// Joins the mesh, writes the configuration, starts the agent in the background.
 fn join(args: &JoinArgs, global: &Global, output: &Output) -> Result<ExitCode, CliError> {
+    secrecy::close_memory()?;
     let token = read_token(&args.token_file, Purpose::Agent)?;
     let Subject::Node(node) = &token.subject else {
         let fault = Fault::new(code::TOKEN_OTHER_PURPOSE, "this token is for a person, not for an agent")

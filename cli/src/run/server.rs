@@ -5,7 +5,7 @@ use std::{process::ExitCode, time::Duration};
 use tracing::info;
 use weft_registry::server::Server;
 
-use super::{background, logs, signals};
+use super::{background, logs, secrecy, signals};
 use crate::{
     args::{
         Global,
@@ -22,6 +22,7 @@ const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
 pub(crate) fn server(args: &ServerArgs, global: &Global, output: &Output) -> Result<ExitCode, CliError> {
     let ServerCommand::Run { config } = &args.command;
     logs::start(global);
+    secrecy::close_memory()?;
     let text = std::fs::read_to_string(config).map_err(|e| CliError::file(config, &e))?;
     let config = background::server_config(&text, &config.display().to_string())?;
     let server = Server::start(config).map_err(|e| CliError::new(Exit::Usage, e.fault()))?;

@@ -19,7 +19,7 @@ use weft_registry::server::{RunningServer, Server};
 use super::{
     background,
     background::Background,
-    joined, logs,
+    joined, logs, secrecy,
     settings::{Flags, Settings, fixed},
     signals,
 };
@@ -142,6 +142,7 @@ fn tell(state: &Path, settings: &Settings, global: &Global, output: &Output) -> 
 /// Runs server and agent until SIGINT or SIGTERM.
 fn foreground(state: &Path, global: &Global, output: &Output) -> Result<ExitCode, CliError> {
     logs::start(global);
+    secrecy::close_memory()?;
     let server = start_server(state)?;
     let node = start_agent(state)?;
     output.talk(format!("up: control {}, tunnels {}/udp", server.control_addr(), node.tunnels_addr()));

@@ -19,7 +19,7 @@ use crate::{
     error::CliError,
     output::Output,
     paths,
-    run::signals,
+    run::{secrecy, signals},
 };
 
 /// Starts the demo.
@@ -28,6 +28,7 @@ pub(crate) fn demo(args: &DemoArgs, output: &Output) -> Result<ExitCode, CliErro
     if args.clean {
         return clean(&state, output);
     }
+    secrecy::close_memory()?;
     let mut report = Report::new(output.clone());
     report.title(&state);
     let mesh = DemoMesh::start(&state, args.sabotage, &report)?;
