@@ -306,7 +306,8 @@ fn lock(directory: &Path) -> Result<File, FileError> {
         }
         Err(TryLockError::Error(source)) => return Err(FileError::Io { action: "lock", path, source }),
     }
-    file.set_len(0).and_then(|()| writeln!(file, "{}", process::id())).map_err(io_error("lock", &path))?;
+    // The number is a courtesy to the reader of an error; a full disk must not keep an agent from starting.
+    let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", process::id()));
     Ok(file)
 }
 

@@ -276,7 +276,10 @@ fn next_boot(files: &StateDir) -> Result<u64, NodeError> {
     let floor =
         Clock::system().wall().duration_since(std::time::UNIX_EPOCH).map_or(1, |since| since.as_secs());
     let boot = old.unwrap_or(0).saturating_add(1).max(floor);
-    files.write(BOOT, boot.to_string().as_bytes())?;
+    if let Err(error) = files.write(BOOT, boot.to_string().as_bytes()) {
+        // A full disk must not keep the agent from serving: the next start counts from the clock.
+        warn!(%error, boot, "the number of this start cannot be kept");
+    }
     Ok(boot)
 }
 

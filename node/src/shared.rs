@@ -143,7 +143,7 @@ impl Shared {
             let Some(ViewObject::Endpoint(before)) = old.view().get(&object.key()) else { continue };
             if before.boot < endpoint.boot {
                 let old = |(key, tunnel): &(PoolKey, Tunnel)| {
-                    key.destination == endpoint.identity && tunnel.age() > BOOT_NEWS
+                    key.destination == endpoint.identity && leads_to_older_run(tunnel.age())
                 };
                 let tunnels = self.planes().into_iter().flat_map(|plane| plane.pool.tunnels());
                 tunnels
@@ -307,6 +307,11 @@ impl Shared {
     }
 }
 
+/// Whether a tunnel of that age may lead to the run of an agent that has ended, when the news of its restart comes.
+fn leads_to_older_run(age: Duration) -> bool {
+    age > BOOT_NEWS
+}
+
 fn label_key(workload: &LocalWorkload) -> String {
     format!("{}/{}", workload.namespace, workload.name)
 }
@@ -335,4 +340,16 @@ pub(crate) fn read_snapshot(files: &StateDir, context: SnapshotContext) -> Optio
 /// Canonical form of an address, for policy, quotas and logs: no `::ffff:`.
 pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_news_of_a_restart_spares_the_tunnel_that_was_made_to_the_new_run() {
+        // Callers find the new run within 2 s of its start; the news comes by way of the server, with as much delay.
+        assert!(!leads_to_older_run(Duration::from_secs(4)));
+        assert!(leads_to_older_run(Duration::from_secs(6)));
+    }
 }
