@@ -15,6 +15,10 @@ use redb::{Builder, Database, DatabaseError, StorageBackend};
 
 /// `ENOSPC` of Linux.
 const NO_SPACE: i32 = 28;
+/// `EIO` of Linux.
+const INPUT_OUTPUT: i32 = 5;
+/// `EROFS` of Linux.
+const READ_ONLY: i32 = 30;
 
 /// The switch of the disk. A clone is the same switch.
 #[derive(Clone, Debug, Default)]
@@ -46,8 +50,12 @@ struct Fault {
 /// What a fault does.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Effect {
-    /// The operation fails, nothing is written.
+    /// The operation fails for lack of room, nothing is written.
     Full,
+    /// The operation fails, nothing is written: the medium is broken.
+    Broken,
+    /// The operation fails, nothing is written: the system takes no more writes on this disk.
+    ReadOnly,
     /// The machine stops; a part of what was not synced is lost, as drawn from this seed.
     PowerCut(u64),
 }
@@ -156,6 +164,8 @@ impl FaultyFile {
         match self.switch.operation() {
             Ok(()) => Ok(()),
             Err(Effect::Full) => Err(io::Error::from_raw_os_error(NO_SPACE)),
+            Err(Effect::Broken) => Err(io::Error::from_raw_os_error(INPUT_OUTPUT)),
+            Err(Effect::ReadOnly) => Err(io::Error::from_raw_os_error(READ_ONLY)),
             Err(Effect::PowerCut(seed)) => {
                 let mut luck = StdRng::seed_from_u64(seed);
                 self.cache.lock().unwrap().reach_disk(&self.file, || luck.random())?;

@@ -33,14 +33,20 @@ impl FaultyHost {
 }
 
 #[tokio::test]
-async fn a_full_disk_fails_writes_and_only_writes() {
+async fn ops_02_a_disk_that_is_full_broken_or_read_only_fails_writes_and_only_writes() {
+    for effect in [Effect::Full, Effect::Broken, Effect::ReadOnly] {
+        fails_writes_and_only_writes(effect).await;
+    }
+}
+
+async fn fails_writes_and_only_writes(effect: Effect) {
     let faulty = FaultyHost::new();
     let store = faulty.open().await.unwrap();
     let ttl = Ttl::try_from(Duration::from_secs(10)).unwrap();
     let lease = store.grant(ttl).await.unwrap();
     let written = put(&store, "/a", "1").await;
 
-    faulty.switch.break_after(0, u64::MAX, Effect::Full);
+    faulty.switch.break_after(0, u64::MAX, effect);
     for _ in 0..3 {
         let error = store.txn(vec![], vec![put_op("/b", "1")]).await.unwrap_err();
         assert!(["W6005", "W6006"].contains(&error.code().as_str()), "{error}");
