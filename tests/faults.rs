@@ -49,8 +49,34 @@ fn flows_of_a_killed_destination_agent_end_and_new_ones_work_after_its_restart()
     );
     scene.echo_closes(1);
     within(BACK + FLOWS_END, restarted, &flow, || Echo::open(&hosta, loopback(TO_ECHO))?.exchange(b"again"));
+    let again = scene.flow(TO_ECHO);
+    throughout("late news of the restart ends no flow of the new run", A_MOMENT, || {
+        again.ended().map_or(Ok(()), |end| Err(format!("{end:?}")))
+    });
 
     assert_eq!(untouched.ended(), None, "the flow to another agent is untouched");
+}
+
+#[test]
+fn no_call_that_begins_after_the_restart_of_its_destination_fails() {
+    let mut scene = Scene::start();
+    let hosta = scene.mesh.host("hosta").clone();
+    for round in 0..3 {
+        // The tunnel is in use until the kill, so that nothing about it looks stale.
+        let traffic = Traffic::start(&hosta, loopback(TO_CHARGE));
+        eventually("calls go on", BACK, || {
+            if traffic.now() > BACK / 8 { Ok(()) } else { Err("few".to_owned()) }
+        });
+        scene.mesh.kill_agent("hostb");
+        scene.mesh.start_agent("hostb");
+        scene.mesh.wait_for_agent("hostb");
+        let ready = traffic.now();
+        eventually("calls go on", BACK * 2, || {
+            if traffic.now() > ready + BACK / 4 { Ok(()) } else { Err("few".to_owned()) }
+        });
+        let failed = failed_since(&traffic.stop(), ready);
+        assert!(failed.is_empty(), "round {round}, ready at {ready:?}: {failed:?}");
+    }
 }
 
 #[test]

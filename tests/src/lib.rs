@@ -9,6 +9,9 @@
 //! - [`eventually`]: waiting for a condition, and the only clock of the harness;
 //! - [`app`]: real programs (nginx, redis, python's `http.server`) and small clients;
 //! - [`cpu`]: CPU time of a thread;
+//! - [`chance`]: random moments that a seed repeats;
+//! - [`clock`]: a wall clock of its own for a host, that can be stepped;
+//! - [`disk`]: a disk of its own that fills up and breaks;
 //! - [`load`]: clients that count what fails;
 //! - [`mesh`]: a server and agents, joined by token, configured by files, driven by the command line;
 //! - [`person`]: a user without privileges, for what one host does alone;
@@ -23,8 +26,11 @@
 
 pub mod app;
 pub mod architecture;
+pub mod chance;
+pub mod clock;
 pub mod corpus;
 pub mod cpu;
+pub mod disk;
 pub mod eventually;
 pub mod forge;
 pub mod handshake;

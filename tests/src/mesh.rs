@@ -12,7 +12,7 @@
 
 mod builder;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -23,6 +23,8 @@ use nix::sys::signal::Signal;
 pub use builder::{Builder, Workload};
 
 use crate::app::loopback;
+use crate::clock;
+use crate::disk::Disk;
 use crate::eventually::eventually;
 use crate::load::http_get;
 use crate::manifest::NAMESPACE;
@@ -43,6 +45,8 @@ const READY: Duration = Duration::from_secs(30);
 pub struct Mesh {
     agents: BTreeMap<String, Option<Process>>,
     server: Option<Process>,
+    disks: BTreeMap<String, Disk>,
+    clocks: BTreeSet<String>,
     network: Network,
     binary: PathBuf,
 }
@@ -61,7 +65,10 @@ impl Mesh {
     /// A `weft` command of the person who owns `host`, not started.
     pub fn weft(&self, host: &str, args: &[&str]) -> Program {
         let host = self.host(host);
-        weft_program(&self.binary, host, host.folder()).env("WEFT_STATE_DIR", state_dir(host)).args(args)
+        let program = weft_program(&self.binary, host, host.folder()).env("WEFT_STATE_DIR", state_dir(host));
+        let own_clock = self.clocks.contains(host.name());
+        let program = if own_clock { clock::under_clock_of(host, program) } else { program };
+        program.args(args)
     }
 
     /// Applies `manifest` from the server's host and waits until both ends of the command agree.
@@ -88,6 +95,32 @@ impl Mesh {
     #[track_caller]
     pub fn set_faults(&self, faults: &[Fault]) {
         self.network.set_faults(faults);
+    }
+
+    /// The disk under the state of `host`, which was asked for with [`Builder::disk`].
+    ///
+    /// # Panics
+    ///
+    /// If it has none of its own.
+    #[track_caller]
+    pub fn disk(&self, host: &str) -> &Disk {
+        self.disks.get(host).unwrap_or_else(|| panic!("{host} has no disk of its own"))
+    }
+
+    /// From now on the clock of `host`, which was asked for with [`Builder::own_clock`], is `seconds` ahead.
+    ///
+    /// # Panics
+    ///
+    /// If it has none of its own.
+    #[track_caller]
+    pub fn set_clock(&self, host: &str, seconds: i64) {
+        assert!(self.clocks.contains(host), "{host} has no clock of its own");
+        clock::set(self.host(host), seconds);
+    }
+
+    /// The state directory of `host`.
+    pub fn state(&self, host: &str) -> PathBuf {
+        state_dir(self.host(host))
     }
 
     /// The running agent of `node`.

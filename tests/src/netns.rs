@@ -35,6 +35,10 @@ pub enum Fault {
     NoUdp,
     /// Everything from and to this host.
     Cut(Host),
+    /// Everything to this host: it can speak, and hears nothing.
+    Deaf(Host),
+    /// Everything from this host: it hears, and nobody hears it.
+    Mute(Host),
 }
 
 /// Hosts that can reach each other. Dropping it ends what still runs on them and removes them.
@@ -221,9 +225,10 @@ impl Fault {
         match self {
             Self::NoUdp => "  meta l4proto udp drop\n".to_owned(),
             Self::Cut(host) => {
-                let port = host.port();
-                format!("  iifname \"{port}\" drop\n  oifname \"{port}\" drop\n")
+                format!("{}{}", Self::Deaf(host.clone()).rules(), Self::Mute(host.clone()).rules())
             }
+            Self::Deaf(host) => format!("  oifname \"{}\" drop\n", host.port()),
+            Self::Mute(host) => format!("  iifname \"{}\" drop\n", host.port()),
         }
     }
 }

@@ -28,7 +28,7 @@ const TAIL_LINES: usize = 60;
 static STARTED: AtomicU32 = AtomicU32::new(0);
 
 /// What to start, and where.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Program {
     netns: Option<String>,
     uid: Option<u32>,

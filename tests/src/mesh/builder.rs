@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use std::fs;
 
 use super::{CTL, Mesh, install_binary, server_config, state_dir};
+use crate::clock;
+use crate::disk::Disk;
 use crate::manifest::{NAMESPACE, TRUST_DOMAIN, documents};
 use crate::netns::{Host, Network};
 
@@ -14,6 +16,8 @@ pub struct Builder {
     nodes: Vec<(String, Vec<Workload>)>,
     hosts: Vec<String>,
     manifests: Vec<String>,
+    disks: Vec<(String, u64)>,
+    clocks: BTreeMap<String, i64>,
     server_lines: String,
     agent_lines: String,
 }
@@ -97,6 +101,20 @@ impl Builder {
         self
     }
 
+    /// Gives the state of `host` a disk of its own, of so many MiB. See [`Disk::new`] for who sees it.
+    #[must_use]
+    pub fn disk(mut self, host: &str, size_mib: u64) -> Self {
+        self.disks.push((host.to_owned(), size_mib));
+        self
+    }
+
+    /// Gives `host` a clock of its own, which starts `seconds` ahead; behind, when negative.
+    #[must_use]
+    pub fn own_clock(mut self, host: &str, seconds: i64) -> Self {
+        self.clocks.insert(host.to_owned(), seconds);
+        self
+    }
+
     /// Adds a line to `server.yaml`.
     #[must_use]
     pub fn server_line(mut self, line: &str) -> Self {
@@ -123,7 +141,12 @@ impl Builder {
             [CTL].into_iter().chain(nodes).chain(self.hosts.iter().map(String::as_str)).collect();
         let network = Network::new(&names);
         let binary = install_binary(&network);
-        let mut mesh = Mesh { agents: BTreeMap::new(), server: None, network, binary };
+        self.clocks.iter().for_each(|(host, seconds)| clock::set(network.host(host), *seconds));
+        let disk =
+            |(host, size): &(String, u64)| (host.clone(), Disk::new(&state_dir(network.host(host)), *size));
+        let disks = self.disks.iter().map(disk).collect();
+        let clocks = self.clocks.keys().cloned().collect();
+        let mut mesh = Mesh { agents: BTreeMap::new(), server: None, disks, clocks, network, binary };
         write(&server_config(mesh.host(CTL)), &self.server_yaml(mesh.host(CTL)));
         mesh.start_server();
         mesh.wait_for_server();
