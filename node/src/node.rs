@@ -21,7 +21,7 @@ use weft_identity::{
     bundle::{TrustBundle, TrustBundles},
     spiffe::{SpiffeId, TrustDomain},
     svid::Svid,
-    tls::{BundleSlot, ClientAuth, InboundSvids, SvidSlot, server_config},
+    tls::{BundleSlot, InboundSvids, SvidSlot, tunnel_config},
 };
 use weft_overlay::{ALPN, CloseCode, EndpointKeys, OverlayMetrics};
 use weft_policy::{
@@ -323,8 +323,7 @@ fn interception(shared: &Shared) -> Result<Interception, NodeError> {
 
 fn tunnel_server(shared: &Shared) -> Result<Arc<rustls::ServerConfig>, NodeError> {
     let resolver = Arc::new(shared.inbound_svids.clone());
-    let config = server_config(resolver, shared.bundles.clone(), ClientAuth::Required, &[ALPN]);
-    config.map(Arc::new).map_err(internal)
+    tunnel_config(resolver, shared.bundles.clone(), &[ALPN]).map(Arc::new).map_err(internal)
 }
 
 fn make_shared(

@@ -175,17 +175,22 @@ impl Shared {
         self.sequence.store(bundle.sequence(), Ordering::Relaxed);
         info!(sequence = bundle.sequence(), roots = bundle.roots().len(), "trust bundle in force");
         self.bundles.publish(TrustBundles::from(bundle));
-        let (bundles, now) = (self.bundles.load(), self.clock.wall());
         for plane in self.planes() {
+            let distrusted = |tunnel: &Tunnel| self.judge(tunnel).is_err();
             plane.overlay.close_where(
                 CloseCode::AuthorityRevoked,
                 "its authority has left the bundle",
-                |tunnel| {
-                    let chain: Vec<CertificateDer<'static>> = tunnel.peer_chain();
-                    weft_identity::tls::still_trusted(&chain, &bundles, now).is_err()
-                },
+                distrusted,
             );
         }
+    }
+
+    /// Whether the bundle in force still vouches for the peer of a tunnel.
+    pub(crate) fn judge(&self, tunnel: &Tunnel) -> Result<(), CloseCode> {
+        let chain: Vec<CertificateDer<'static>> = tunnel.peer_chain();
+        weft_identity::tls::still_trusted(&chain, &self.bundles.load(), self.clock.wall())
+            .map(drop)
+            .map_err(|_| CloseCode::AuthorityRevoked)
     }
 
     fn svid_file(holder: &Holder) -> String {

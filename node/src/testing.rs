@@ -14,7 +14,7 @@ use weft_identity::{
     ca::CertificateAuthority,
     csr::SigningRequest,
     svid::Svid,
-    tls::{BundleSlot, ClientAuth, ExpectedPeer, InboundSvids, SvidSlot, client_config, server_config},
+    tls::{BundleSlot, ExpectedPeer, InboundSvids, SvidSlot, client_config, tunnel_config},
 };
 use weft_overlay::{
     ALPN, Accepted, EndpointKeys, Incoming, Overlay, OverlayMetrics, Protocol, StreamHeader,
@@ -59,8 +59,7 @@ impl TunnelPair {
             slot.publish(issue(&mut authority, &id));
             let inbound = InboundSvids::new();
             inbound.insert(LABEL, slot.clone());
-            let server =
-                server_config(Arc::new(inbound), bundles.clone(), ClientAuth::Required, &[ALPN]).unwrap();
+            let server = tunnel_config(Arc::new(inbound), bundles.clone(), &[ALPN]).unwrap();
             (id, slot, overlay(server))
         };
         let (_, caller_slot, from) = party("order");

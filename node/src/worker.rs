@@ -78,6 +78,8 @@ async fn work(mut parts: Parts) {
             return;
         }
     };
+    let judging = Arc::clone(&parts.shared);
+    overlay.judge_by(move |tunnel| judging.judge(tunnel));
     let pool = TunnelPool::new(overlay.clone(), parts.shared.config.pool(), metrics);
     let plane = Plane { overlay: overlay.clone(), pool: pool.clone() };
     let tasks = TaskTracker::new();

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use quinn::{EndpointConfig, Runtime, TokioRuntime};
@@ -56,6 +56,7 @@ pub(crate) struct Shared {
     says: Arc<Says>,
     limits: Arc<Mutex<PeerLimits>>,
     pub(crate) live: Arc<Live>,
+    judge: OnceLock<Judge>,
     stalls: Arc<StallWatch>,
     pub(crate) metrics: Arc<OverlayMetrics>,
     next_tunnel: AtomicU64,
@@ -63,6 +64,17 @@ pub(crate) struct Shared {
     pub(crate) tasks: TaskTracker,
     /// Ends the endpoint's own tasks with the last handle.
     _stop: DropGuard,
+}
+
+type Verdict = dyn Fn(&Tunnel) -> Result<(), CloseCode> + Send + Sync;
+
+/// The second look at a new tunnel, see [`Overlay::judge_by`].
+struct Judge(Box<Verdict>);
+
+impl std::fmt::Debug for Judge {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Judge")
+    }
 }
 
 /// An incoming handshake under way.
@@ -143,6 +155,7 @@ impl Overlay {
             limits: Arc::new(Mutex::new(PeerLimits::new(admission, settings.load.clone()))),
             live: Live::new(metrics.clone(), says.clone()),
             says,
+            judge: OnceLock::new(),
             stalls: StallWatch::new(stall_rule(&settings)),
             metrics,
             next_tunnel: AtomicU64::new(1),
@@ -211,6 +224,23 @@ impl Overlay {
         self.shared.metrics.deflected(reason);
         if let Some(left_out) = self.shared.says.deflected.may() {
             warn!(reason, left_out, "too many handshakes begin, addresses must prove themselves");
+        }
+    }
+
+    /// Has every new tunnel judged once more, after [`Overlay::close_where`] can see it: `judge` says with
+    /// which code to close it, if it may not stand.
+    ///
+    /// A peer chooses how long it takes between its certificate, which the handshake judges, and the end of
+    /// the handshake; in between a root can leave the bundle. Only the first call of this has an effect.
+    pub fn judge_by(&self, judge: impl Fn(&Tunnel) -> Result<(), CloseCode> + Send + Sync + 'static) {
+        let _ = self.shared.judge.set(Judge(Box::new(judge)));
+    }
+
+    fn judge(&self, tunnel: &Tunnel) {
+        let verdict = self.shared.judge.get().map_or(Ok(()), |judge| (judge.0)(tunnel));
+        if let Err(code) = verdict {
+            info!(peer = %tunnel.peer().id, code = code.name(), "tunnel closed, what it was proven by has changed");
+            tunnel.close(code, "what the handshake proved no longer holds");
         }
     }
 
@@ -286,6 +316,7 @@ impl Overlay {
             says: shared.says.clone(),
         });
         shared.live.add(&tunnel);
+        self.judge(&tunnel);
         tunnel
     }
 }

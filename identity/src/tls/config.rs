@@ -23,7 +23,7 @@ use super::verifier::{ClientAuth, SpiffeVerifier};
 
 /// The configuration of a listener that presents what `resolver` picks and accepts any trusted caller.
 ///
-/// `resolver` is an [`InboundSvids`](super::InboundSvids) (tunnels) or an [`SvidSlot`] (control port).
+/// `resolver` is an [`SvidSlot`] for the control port. For tunnels see [`tunnel_config`].
 /// Of QUIC, a caller without one of `alpn` is refused by rustls; over TCP the acceptor must look.
 ///
 /// # Errors
@@ -35,7 +35,31 @@ pub fn server_config(
     client: ClientAuth,
     alpn: &[&[u8]],
 ) -> Result<ServerConfig, Error> {
-    let verifier = SpiffeVerifier::new(bundles, ExpectedPeer::Anyone, client);
+    listener_config(resolver, SpiffeVerifier::new(bundles, ExpectedPeer::Anyone, client), alpn)
+}
+
+/// The configuration of a tunnel endpoint: as [`server_config`], and the caller must be a workload.
+///
+/// A node, a server or a person has an SVID of the same authority, and no business in a tunnel: a rule
+/// for anybody of the trust domain means its workloads.
+///
+/// # Errors
+///
+/// As [`server_config`].
+pub fn tunnel_config(
+    resolver: Arc<dyn ResolvesServerCert>,
+    bundles: BundleSlot,
+    alpn: &[&[u8]],
+) -> Result<ServerConfig, Error> {
+    let verifier = SpiffeVerifier::new(bundles, ExpectedPeer::AnyWorkload, ClientAuth::Required);
+    listener_config(resolver, verifier, alpn)
+}
+
+fn listener_config(
+    resolver: Arc<dyn ResolvesServerCert>,
+    verifier: SpiffeVerifier,
+    alpn: &[&[u8]],
+) -> Result<ServerConfig, Error> {
     let mut config = ServerConfig::builder_with_provider(crypto_provider())
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(Arc::new(verifier))

@@ -20,7 +20,7 @@ mod verifier;
 #[cfg(feature = "ca")]
 mod tests;
 
-pub use config::{client_config, server_config};
+pub use config::{client_config, server_config, tunnel_config};
 pub use error::{REASONS, VerifyError};
 pub use join::{JoinVerifier, join_config};
 pub use peer::{ExpectedPeer, PeerIdentity, peer_id};

@@ -25,6 +25,23 @@ async fn both_ends_learn_who_closed_and_why() {
     assert_eq!(open, OpenError::TunnelClosed(closed(By::Peer)));
 }
 
+/// The peer may take its time between its certificate and the end of the handshake.
+#[tokio::test]
+async fn a_peer_that_lost_its_authority_during_the_handshake_gets_no_tunnel() {
+    let world = World::new();
+    let (order, charge) = (world.party("order"), world.party("charge"));
+    let now_in_force = BundleSlot::new(TrustBundles::new());
+    charge.overlay.judge_by(move |tunnel| {
+        weft_identity::tls::still_trusted(&tunnel.peer_chain(), &now_in_force.load(), wall())
+            .map(drop)
+            .map_err(|_| CloseCode::AuthorityRevoked)
+    });
+    let (dialled, accepted) = tokio::join!(order.dial(&charge), charge.accept());
+    assert_eq!(accepted.close_reason().unwrap().label(), "authority_revoked");
+    assert!(matches!(accepted.accept().await, Err(CloseReason::Closed { by: By::Us, .. })));
+    assert_eq!(soon(dialled.closed()).await.label(), "authority_revoked");
+}
+
 #[tokio::test]
 async fn a_tunnel_without_handles_and_flows_closes_itself() {
     let (_order, charge, dialled, accepted) = pair(TransportSettings::default()).await;

@@ -208,6 +208,22 @@ fn a_joiner_finds_the_pinned_root_in_the_presented_chain() {
 }
 
 #[test]
+fn a_tunnel_is_for_workloads_and_not_for_nodes_servers_or_people() {
+    let mesh = Mesh::new();
+    let resolver: Arc<dyn ResolvesServerCert> = Arc::new(mesh.charge.clone());
+    let server = Arc::new(mesh.at_noon_server(tunnel_config(resolver, mesh.bundles(), ALPN).unwrap()));
+    let call = || handshake(&Arc::new(mesh.client()), &server, "label.local.weft").map(|_| ());
+    assert!(call().is_ok(), "a workload of the domain");
+    for stranger in
+        ["spiffe://td/node/a", "spiffe://td/server/a", "spiffe://td/user/ann", "spiffe://td/other"]
+    {
+        mesh.order.publish(mesh.root.svid(stranger));
+        let Err(Failure::Server(error)) = call() else { panic!("{stranger} is in the tunnel") };
+        assert_eq!(VerifyError::of(&error).unwrap().reason(), "unexpected_identity", "{stranger}");
+    }
+}
+
+#[test]
 fn the_refused_side_learns_by_an_alert() {
     let mesh = Mesh::new();
     let client = mesh.client_expecting(exactly("spiffe://td/ns/shop/sa/ledger"));
