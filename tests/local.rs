@@ -140,7 +140,7 @@ fn sixty_kills_of_weft_run_leave_no_workload_and_no_key() {
     let person = Person::new();
     person.weft(&["up"]).run().expect_success();
     for round in 0_u64..60 {
-        let mut run = person.weft(&["run", "--service", "order", "--", "sleep", "600"]).start();
+        let run = person.weft(&["run", "--service", "order", "--", "sleep", "600"]).start();
         std::thread::sleep(Duration::from_millis(5 + (round * 7) % 200));
         run.kill();
     }

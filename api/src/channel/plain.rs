@@ -67,7 +67,7 @@ impl PlainStream {
             Poll::Pending if self.deadline.as_mut().poll(context).is_ready() => {
                 Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
             }
-            other => other,
+            other @ (Poll::Ready(_) | Poll::Pending) => other,
         }
     }
 }

@@ -199,14 +199,14 @@ fn next_try(failed: &HashMap<EndpointOwner, Failed>, lost: usize, rng: &mut impl
 #[derive(Debug)]
 pub(crate) struct NotRegistered {
     /// As a person meets it.
-    pub(crate) fault: Fault,
+    pub(crate) fault: Box<Fault>,
     /// Whether the server said no: asking again at once would change nothing.
     refused: bool,
 }
 
 impl From<Fault> for NotRegistered {
     fn from(fault: Fault) -> Self {
-        Self { fault, refused: false }
+        Self { fault: Box::new(fault), refused: false }
     }
 }
 
@@ -273,7 +273,7 @@ fn refusal(status: &Status) -> NotRegistered {
         status.code(),
         Code::PermissionDenied | Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented
     );
-    NotRegistered { fault: from_status(status).swap_remove(0), refused }
+    NotRegistered { fault: Box::new(from_status(status).swap_remove(0)), refused }
 }
 
 fn request(shared: &Shared, workload: &LocalWorkload) -> RegisterRequest {

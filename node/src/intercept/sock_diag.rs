@@ -306,7 +306,7 @@ mod tests {
         let client = tokio::net::TcpStream::connect(address).await.unwrap();
         let (accepted, peer) = listener.accept().await.unwrap();
         let found = lookup.caller_of(&accepted, peer).unwrap().unwrap();
-        assert_eq!(found.inode, inode_of(&client).unwrap());
+        assert_eq!(found.inode, crate::own_sockets::inode_of(&client).unwrap());
     }
 
     #[tokio::test]

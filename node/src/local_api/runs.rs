@@ -170,7 +170,7 @@ async fn bring_up(
     let late = |_| too_slow(&workload.identity);
     issued.map_err(late)?.map_err(|fault| refusal(Code::PermissionDenied, fault))?;
     let registered = tokio::time::timeout(READY_WITHIN, registration::register(shared, workload)).await;
-    registered.map_err(late)?.map_err(|no| refusal(Code::PermissionDenied, no.fault))?;
+    registered.map_err(late)?.map_err(|no| refusal(Code::PermissionDenied, *no.fault))?;
     listeners.start_rotation(workload);
     listeners.workloads_changed();
     let proxy = listeners.open_proxy(workload, uid, proxy_port).await;

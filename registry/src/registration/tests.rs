@@ -43,8 +43,8 @@ async fn enrolled() -> Plane {
     let plane = Plane::start().await;
     plane.rig.put(&Resource::Mesh(samples::mesh())).await;
     let mut charge = samples::enrollment("charge", "shop", &["hostb", "hostc"], "sa/charge");
-    let by_uid = weft_policy::model::workload::UnixSelector { uid: Some(1_000), user: None };
-    let by_both = weft_policy::model::workload::UnixSelector { uid: Some(0), user: Some("root".to_owned()) };
+    let by_uid = UnixSelector { uid: Some(1_000), user: None };
+    let by_both = UnixSelector { uid: Some(0), user: Some("root".to_owned()) };
     charge.selectors = vec![by_uid, by_both];
     let revision = plane.rig.put(&Resource::WorkloadEnrollment(charge)).await;
     let key = layout::node(&"hostb".parse().unwrap());
