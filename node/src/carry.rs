@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::net::TcpStream;
 use weft_overlay::{ResetCode, StreamError, TunnelStream};
 
 use crate::{
@@ -11,6 +10,7 @@ use crate::{
     drain::Phase,
     error::FlowError,
     flows::Cut,
+    own_sockets::OwnStream,
     relay::{self, End, Relay, Side, Transfer},
     shared::Shared,
 };
@@ -25,6 +25,7 @@ async fn cut_by(shared: &Shared, cuts: &[&Cut]) -> ResetCode {
     tokio::select! {
         denial = by_rules, if !cuts.is_empty() => match denial {
             Some(_) => ResetCode::PolicyChanged,
+            None if cuts.iter().any(|cut| cut.is_by_rule()) => ResetCode::PolicyChanged,
             None => ResetCode::Drain,
         },
         () = drain.reached(Phase::Cut) => ResetCode::Drain,
@@ -75,11 +76,12 @@ pub(crate) async fn caller_to_tunnel(
 /// Between a tunnel and a program here that serves.
 pub(crate) async fn tunnel_to_program(
     shared: &Shared,
-    io: TcpStream,
+    io: OwnStream,
     mut stream: TunnelStream,
     idle: Duration,
     cut: &Cut,
 ) -> Transfer {
+    let (io, _mark) = io.into_parts();
     let mut app = AppStream::raw(io);
     let relay = settings(shared, Side::Service, idle);
     relay::both_ways(&mut app, &mut stream, &relay, cut_by(shared, &[cut])).await
@@ -89,13 +91,14 @@ pub(crate) async fn tunnel_to_program(
 pub(crate) async fn within_host(
     shared: &Shared,
     mut app: AppStream,
-    io: TcpStream,
+    io: OwnStream,
     idle: Duration,
     cuts: &[&Cut],
 ) -> Result<Transfer, FlowError> {
     if let Err(source) = app.established().await {
         return Err(FlowError::ProgramGone(source));
     }
+    let (io, _mark) = io.into_parts();
     let mut other = AppStream::raw(io);
     let relay = settings(shared, Side::Caller, idle);
     Ok(relay::within_host(&mut app, &mut other, &relay, cut_by(shared, cuts)).await)

@@ -57,6 +57,14 @@ pub enum FlowError {
         /// What was asked for.
         destination: String,
     },
+    /// The destination outside the mesh leads inwards: to this host, its link or a metadata service.
+    #[error("{destination} leads to {address}, which is not outside")]
+    EgressInward {
+        /// What was asked for.
+        destination: String,
+        /// Where it leads.
+        address: std::net::IpAddr,
+    },
     /// The destination outside the mesh cannot be connected.
     #[error("cannot connect {destination}")]
     EgressUnreachable {
@@ -206,6 +214,9 @@ impl FlowError {
             Self::EgressDenied { .. } => {
                 Class::new(ResetCode::PolicyDenied, "egress_denied", Never, code::EGRESS_DENIED)
             }
+            Self::EgressInward { .. } => {
+                Class::new(ResetCode::PolicyDenied, "egress_inward", Never, code::EGRESS_DENIED)
+            }
             Self::EgressUnreachable { .. } => {
                 Class::new(ResetCode::Unreachable, "egress_unreachable", Never, code::EGRESS_UNREACHABLE)
             }
@@ -262,6 +273,11 @@ impl FlowError {
                 let class = of_refusal(refused);
                 let detail = if refused.detail.is_empty() { class.code.title() } else { &refused.detail };
                 fault_of(class.code, detail)
+            }
+            Self::EgressInward { .. } => {
+                let mut fault = Fault::new(self.class().code, self.to_string());
+                fault = fault.why("egress never goes to this host, its link or a metadata service");
+                fault.fix("connect without the proxy, or call it as a service:   weft call <service>")
             }
             Self::NoIdentity { .. }
             | Self::UnknownService { .. }

@@ -205,6 +205,26 @@ pub fn remove(path: &Path) -> Result<(), FileError> {
     }
 }
 
+/// Removes every file of `directory` that is not among `names`; a directory that is not there holds none.
+///
+/// # Errors
+///
+/// [`FileError::Io`].
+pub(crate) fn keep_only(directory: &Path, names: &[String]) -> Result<(), FileError> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(io_error("list", directory))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(io_error("list", directory))?;
+        let name = entry.file_name();
+        if !names.iter().any(|kept| name.to_str() == Some(kept)) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// The state directory of one agent, locked against a second one until dropped.
 #[derive(Debug)]
 pub struct StateDir {

@@ -9,7 +9,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 use weft_identity::spiffe::SpiffeId;
 use weft_policy::{
     authz::{CallRequest, Decision, Denial, DenyReason, Principal},
+    model::EgressMode,
+    name::Namespace,
     route::Target,
     snapshot::Snapshot,
 };
@@ -59,6 +61,15 @@ pub struct FlowFacts {
     pub started: Instant,
 }
 
+/// What a flow to a destination outside the mesh is, for deciding it again.
+#[derive(Clone, Debug)]
+pub struct EgressFacts {
+    /// Who goes there.
+    pub source: SpiffeId,
+    /// Whose mode holds.
+    pub namespace: Namespace,
+}
+
 /// The table is full: the agent carries as many flows as it may.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("the agent carries {limit} flows already, its limit")]
@@ -75,18 +86,18 @@ impl From<TooManyFlows> for FlowError {
 
 /// The live flows of one agent. A clone is the same table.
 #[derive(Clone, Debug)]
-pub struct FlowTable(Arc<Inner>);
+pub struct FlowTable<F = FlowFacts>(Arc<Inner<F>>);
 
 #[derive(Debug)]
-struct Inner {
+struct Inner<F> {
     limit: usize,
     next: AtomicU64,
-    live: Mutex<HashMap<u64, Entry>>,
+    live: Mutex<HashMap<u64, Entry<F>>>,
 }
 
 #[derive(Clone, Debug)]
-struct Entry {
-    facts: Arc<FlowFacts>,
+struct Entry<F> {
+    facts: Arc<F>,
     cut: Cut,
 }
 
@@ -95,6 +106,7 @@ struct Entry {
 pub struct Cut {
     token: CancellationToken,
     denial: Arc<OnceLock<Box<Denial>>>,
+    by_rule: Arc<AtomicBool>,
 }
 
 impl Cut {
@@ -109,20 +121,31 @@ impl Cut {
     pub fn is_cut(&self) -> bool {
         self.token.is_cancelled()
     }
+
+    /// Whether it must end because a rule or a mode refuses it now.
+    #[must_use]
+    pub fn is_by_rule(&self) -> bool {
+        self.by_rule.load(Ordering::Relaxed)
+    }
+
+    fn by_rule(&self) {
+        self.by_rule.store(true, Ordering::Relaxed);
+        self.token.cancel();
+    }
 }
 
 /// A flow's place in the table; given back when it is dropped.
 #[derive(Debug)]
-pub struct FlowPlace {
-    table: FlowTable,
+pub struct FlowPlace<F = FlowFacts> {
+    table: FlowTable<F>,
     id: u64,
     /// What the flow is.
-    pub facts: Arc<FlowFacts>,
+    pub facts: Arc<F>,
     /// How it learns that it must end.
     pub cut: Cut,
 }
 
-impl FlowPlace {
+impl<F> FlowPlace<F> {
     /// A number that no other flow of this agent's life has.
     #[must_use]
     pub const fn id(&self) -> u64 {
@@ -130,22 +153,24 @@ impl FlowPlace {
     }
 }
 
-impl Drop for FlowPlace {
+impl<F> Drop for FlowPlace<F> {
     fn drop(&mut self) {
         self.table.lock().remove(&self.id);
     }
 }
 
-impl FlowTable {
+impl<F> FlowTable<F> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Entry<F>>> {
+        // No code that holds the lock can leave the map half-changed.
+        self.0.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<F: Clone> FlowTable<F> {
     /// An empty table for at most `limit` flows.
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self(Arc::new(Inner { limit, next: AtomicU64::new(1), live: Mutex::default() }))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Entry>> {
-        // No code that holds the lock can leave the map half-changed.
-        self.0.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Enters a flow. Decide it only after this, with a snapshot loaded after this.
@@ -153,7 +178,7 @@ impl FlowTable {
     /// # Errors
     ///
     /// [`TooManyFlows`] at the limit.
-    pub fn enter(&self, facts: FlowFacts) -> Result<FlowPlace, TooManyFlows> {
+    pub fn enter(&self, facts: F) -> Result<FlowPlace<F>, TooManyFlows> {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         let (facts, cut) = (Arc::new(facts), Cut::default());
         let mut live = self.lock();
@@ -162,7 +187,7 @@ impl FlowTable {
         }
         live.insert(id, Entry { facts: Arc::clone(&facts), cut: cut.clone() });
         drop(live);
-        Ok(FlowPlace { table: self.clone(), id, facts, cut })
+        Ok(FlowPlace { table: Self(Arc::clone(&self.0)), id, facts, cut })
     }
 
     /// How many flows live.
@@ -179,31 +204,47 @@ impl FlowTable {
 
     /// What the live flows are, in no order.
     #[must_use]
-    pub fn all(&self) -> Vec<(u64, Arc<FlowFacts>)> {
+    pub fn all(&self) -> Vec<(u64, Arc<F>)> {
         self.lock().iter().map(|(id, entry)| (*id, Arc::clone(&entry.facts))).collect()
     }
 
+    /// Cuts every flow that `which` names, without a denial (drain, shutdown). Returns how many.
+    pub fn cut_where(&self, which: impl Fn(&F) -> bool) -> usize {
+        let entries: Vec<_> = self.lock().values().filter(|entry| which(&entry.facts)).cloned().collect();
+        entries.iter().for_each(|entry| entry.cut.token.cancel());
+        entries.len()
+    }
+}
+
+impl FlowTable {
     /// Decides every live flow again with `snapshot`, which is in force already, and cuts those it refuses. Returns how
     /// many were cut.
     pub fn decide_again(&self, snapshot: &Snapshot) -> usize {
         let entries: Vec<_> = self.lock().values().cloned().collect();
-        let refused =
-            |entry: &Entry| refusal(snapshot, &entry.facts).map(|denial| (entry.cut.clone(), denial));
+        let refused = |entry: &Entry<FlowFacts>| {
+            refusal(snapshot, &entry.facts).map(|denial| (entry.cut.clone(), denial))
+        };
         let cuts: Vec<_> = entries.iter().filter_map(refused).collect();
         let count = cuts.len();
         for (cut, denial) in cuts {
             // The first refusal is the one that is told.
             let _ = cut.denial.set(denial);
-            cut.token.cancel();
+            cut.by_rule();
         }
         count
     }
+}
 
-    /// Cuts every flow that `which` names, without a denial (drain, shutdown). Returns how many.
-    pub fn cut_where(&self, which: impl Fn(&FlowFacts) -> bool) -> usize {
-        let entries: Vec<_> = self.lock().values().filter(|entry| which(&entry.facts)).cloned().collect();
-        entries.iter().for_each(|entry| entry.cut.token.cancel());
-        entries.len()
+impl FlowTable<EgressFacts> {
+    /// Cuts every live flow to the outside whose namespace may not go there any more. Returns how many.
+    pub fn decide_again(&self, snapshot: &Snapshot) -> usize {
+        let entries: Vec<_> = self.lock().values().cloned().collect();
+        let refused: Vec<_> = entries
+            .iter()
+            .filter(|entry| snapshot.egress(&entry.facts.namespace) == EgressMode::Deny)
+            .collect();
+        refused.iter().for_each(|entry| entry.cut.by_rule());
+        refused.len()
     }
 }
 
@@ -262,6 +303,21 @@ mod tests {
         assert_eq!(table.enter(facts()).unwrap_err(), TooManyFlows { limit: 2 });
         drop(first);
         assert!(table.enter(facts()).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_flow_to_the_outside_is_cut_when_its_namespace_may_not_go_there_any_more() {
+        let table = FlowTable::new(2);
+        let source: SpiffeId = "spiffe://corp.example/ns/shop/sa/order".parse().unwrap();
+        let place = table.enter(EgressFacts { source, namespace: "shop".parse().unwrap() }).unwrap();
+        let context =
+            weft_policy::snapshot::SnapshotContext { trust_domain: "corp.example".parse().unwrap() };
+        let view = Arc::new(weft_policy::snapshot::View::new());
+        // A mesh without settings denies.
+        let snapshot = Snapshot::build(view, weft_policy::snapshot::Revision(1), context).unwrap();
+        assert_eq!(table.decide_again(&snapshot), 1);
+        assert!(place.cut.is_cut() && place.cut.is_by_rule());
+        assert_eq!(place.cut.cut().await, None);
     }
 
     #[tokio::test]

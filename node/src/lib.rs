@@ -19,6 +19,7 @@ pub mod join;
 pub mod listen;
 pub mod local;
 pub mod node;
+pub mod own_sockets;
 pub mod probe;
 mod refusal;
 pub mod relay;

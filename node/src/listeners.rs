@@ -4,7 +4,7 @@
 //! a tokio socket belongs to its runtime; here is the handle that every other thread uses.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZeroU16,
     sync::{
@@ -25,6 +25,7 @@ use crate::{
     control::identity::{Holder, keep_fresh},
     intercept::{Lookup, caller},
     local::LocalWorkload,
+    outbound::egress::is_inward,
     shared::Shared,
 };
 
@@ -88,6 +89,7 @@ impl Drop for PortGuard {
     fn drop(&mut self) {
         self.stop.cancel();
         self.listeners.0.open.fetch_sub(1, Ordering::Relaxed);
+        self.listeners.0.ports.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.address.port());
         let mut ports = self.listeners.0.proxies.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(owner) = &self.owner
             && ports.get(owner) == Some(&self.address.port())
@@ -109,6 +111,8 @@ struct Inner {
     open: AtomicUsize,
     addresses: OnceLock<Addresses>,
     proxies: Mutex<HashMap<(Namespace, ObjectName), u16>>,
+    /// Every port that a guard holds open.
+    ports: Mutex<HashSet<u16>>,
     rotations: Mutex<HashMap<(Namespace, ObjectName), CancellationToken>>,
     renew_now: watch::Sender<u64>,
     tasks: TaskTracker,
@@ -132,6 +136,7 @@ impl Listeners {
             open: AtomicUsize::new(0),
             addresses: OnceLock::new(),
             proxies: Mutex::default(),
+            ports: Mutex::default(),
             rotations: Mutex::default(),
             renew_now: watch::Sender::new(0),
             tasks,
@@ -151,6 +156,18 @@ impl Listeners {
         let none = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
         let unknown = Addresses { tunnels: none, proxy: none, admin: none, metrics: none };
         self.0.addresses.get().copied().unwrap_or(unknown)
+    }
+
+    /// Whether `address` is on this host and names a TCP port of the agent or of its server.
+    pub(crate) fn is_of_the_mesh(&self, address: SocketAddr) -> bool {
+        if !is_inward(address.ip()) {
+            return false;
+        }
+        let own = self.addresses();
+        let servers = self.0.shared.link.servers().iter().map(|server| server.port);
+        let known = [own.proxy, own.admin, own.metrics].map(|own| own.port());
+        let opened = self.0.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        servers.chain(known).chain(opened.iter().copied()).any(|port| port == address.port())
     }
 
     /// Asks the kernel who a local caller is.
@@ -229,6 +246,7 @@ impl Listeners {
             self.0.open.fetch_sub(1, Ordering::Relaxed);
         })?;
         let owner = Some((workload.namespace.clone(), workload.name.clone()));
+        self.0.ports.lock().unwrap_or_else(PoisonError::into_inner).insert(address.port());
         Ok(PortGuard { address, stop, owner, listeners: self.clone() })
     }
 

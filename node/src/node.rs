@@ -34,7 +34,7 @@ use weft_policy::{
 use crate::{
     clock::Clock,
     config::Config,
-    control::{demand::Demand, link::Link},
+    control::{demand::Demand, link::Link, registration::Withdrawals},
     denials::Denials,
     drain::Drain,
     files::{FileError, StateDir},
@@ -44,6 +44,7 @@ use crate::{
     listen::{self, Purpose, Sharing},
     listeners::{Addresses, Listeners, PortGuard, WORKER_QUEUE},
     local::LocalWorkloads,
+    own_sockets::OwnSockets,
     plane::{self, ControlParts},
     report::Report,
     shared::{self, Shared},
@@ -315,10 +316,12 @@ fn local_addr(sockets: &[std::net::UdpSocket]) -> Result<SocketAddr, NodeError> 
 fn interception(shared: &Shared) -> Result<Interception, NodeError> {
     let config = &shared.config;
     let port = Some(config.listen.proxy.port()).filter(|port| *port != 0);
-    Interception::new(config.head_limits(), config.connections(), port).map_err(|error| {
-        let what = "this host does not tell who a local caller is";
-        NodeError(Fault::new(code::NOT_SUPPORTED_HERE, what).why(error.to_string()))
-    })
+    Interception::new(config.head_limits(), config.connections(), port, shared.own_sockets.clone()).map_err(
+        |error| {
+            let what = "this host does not tell who a local caller is";
+            NodeError(Fault::new(code::NOT_SUPPORTED_HERE, what).why(error.to_string()))
+        },
+    )
 }
 
 fn tunnel_server(shared: &Shared) -> Result<Arc<rustls::ServerConfig>, NodeError> {
@@ -362,6 +365,9 @@ fn make_shared(
         cluster: kept.record.cluster.clone(),
         boot: kept.boot,
         flows: FlowTable::new(config.max_flows()),
+        egress: FlowTable::new(config.max_flows()),
+        own_sockets: OwnSockets::default(),
+        withdrawals: Withdrawals::default(),
         rng: Mutex::new(StdRng::from_os_rng()),
         planes: Mutex::default(),
         locals: LocalWorkloads::default(),
@@ -521,6 +527,7 @@ impl RunningNode {
         if cut > 0 {
             warn!(flows = cut, "flows cut at the deadline");
             self.shared.flows.cut_where(|_| true);
+            self.shared.egress.cut_where(|_| true);
         }
         for plane in self.shared.planes() {
             plane.overlay.close(CloseCode::Drain);

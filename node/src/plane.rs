@@ -21,7 +21,7 @@ use weft_api::{
 use weft_policy::code;
 
 use crate::{
-    admin::{Pages, admin_router, local::LocalListener, metrics_router},
+    admin::{Bounded, Pages, admin_router, local::LocalListener, metrics_router},
     answers::{Answers, keep_conditions},
     control::{discovery, identity, registration},
     listen::{self, Purpose},
@@ -111,6 +111,7 @@ async fn open(
     for workload in declared(shared)? {
         upstreams.extend(open_declared(shared, listeners, workload).await?);
     }
+    shared.sweep_secrets();
     listeners.workloads_changed();
     Ok(Ready { proxy, upstreams, metrics: addresses.0, admin: addresses.1, socket })
 }
@@ -134,7 +135,7 @@ fn serve_pages(
     let (for_metrics, for_admin) = (metrics_router(pages.clone()), admin_router(pages));
     let local = LocalListener::new(admin, listeners.lookup());
     tasks.spawn(async move {
-        if let Err(error) = axum::serve(metrics, for_metrics).await {
+        if let Err(error) = axum::serve(Bounded::new(metrics), for_metrics).await {
             error!(%error, "the metrics port ended");
         }
     });

@@ -35,14 +35,15 @@ use weft_policy::{
 use crate::{
     clock::Clock,
     config::Config,
-    control::{demand::Demand, identity::Holder, link::Link},
+    control::{demand::Demand, identity::Holder, link::Link, registration::Withdrawals},
     denials::Denials,
     drain::Drain,
     files::StateDir,
-    flows::FlowTable,
+    flows::{EgressFacts, FlowTable},
     join,
     local::{LocalWorkload, LocalWorkloads, Registration},
     outbound::balancers::Balancers,
+    own_sockets::OwnSockets,
     report::Report,
     state::State,
 };
@@ -78,6 +79,12 @@ pub(crate) struct Shared {
     pub(crate) link: Link,
     pub(crate) demand: Demand,
     pub(crate) flows: FlowTable,
+    /// The live flows to destinations outside the mesh.
+    pub(crate) egress: FlowTable<EgressFacts>,
+    /// The agent's own connections, which prove nobody.
+    pub(crate) own_sockets: OwnSockets,
+    /// Ended workloads that a server still knows.
+    pub(crate) withdrawals: Withdrawals,
     pub(crate) balancers: Balancers,
     pub(crate) denials: Denials,
     pub(crate) drain: Drain,
@@ -128,7 +135,7 @@ impl Shared {
         // Loaded again: what is in force now is what must decide.
         if let Some(snapshot) = self.state.load() {
             self.balancers.reconcile(&snapshot, self.clock.now());
-            let cut = self.flows.decide_again(&snapshot);
+            let cut = self.flows.decide_again(&snapshot) + self.egress.decide_again(&snapshot);
             if cut > 0 {
                 info!(flows = cut, revision = %snapshot.revision(), "flows cut: the new rules refuse them");
             }
@@ -306,9 +313,36 @@ impl Shared {
         if let Some(known) = workload.registration() {
             self.inbound_svids.remove(known.label.as_str());
         }
-        self.flows.cut_where(|facts| {
-            facts.source == workload.identity && self.locals.of_identity(&facts.source).is_none()
-        });
+        let ends =
+            |source: &SpiffeId| *source == workload.identity && self.locals.of_identity(source).is_none();
+        self.flows.cut_where(|facts| ends(&facts.source));
+        self.egress.cut_where(|facts| ends(&facts.source));
+    }
+
+    /// Removes the key and the credential of a workload that was not declared: it does not come back by itself.
+    pub(crate) fn forget_secrets(&self, workload: &Arc<LocalWorkload>) {
+        let svid = Self::svid_file(&Holder::Workload(Arc::clone(workload)));
+        let credential = format!("credentials/{}.{}", workload.name, workload.namespace);
+        for file in [svid, credential] {
+            if let Err(error) = crate::files::remove(&self.files.join(&file)) {
+                warn!(%error, "a secret of an ended workload stays behind");
+            }
+        }
+    }
+
+    /// Removes what programs left that ended with the last run of the agent: every secret of no workload of now.
+    pub(crate) fn sweep_secrets(&self) {
+        let current: Vec<_> =
+            self.locals.all().iter().map(|one| (one.name.clone(), one.namespace.clone())).collect();
+        let svids: Vec<_> =
+            current.iter().map(|(name, namespace)| format!("{namespace}.{name}.pem")).collect();
+        let credentials: Vec<_> =
+            current.iter().map(|(name, namespace)| format!("{name}.{namespace}")).collect();
+        for (directory, known) in [("svids", svids), ("credentials", credentials)] {
+            if let Err(error) = crate::files::keep_only(&self.files.join(directory), &known) {
+                warn!(%error, directory, "secrets of ended workloads stay behind");
+            }
+        }
     }
 }
 

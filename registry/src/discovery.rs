@@ -21,8 +21,8 @@ use tracing::info;
 use weft_api::{
     channel::MAX_MESSAGE_BYTES,
     pb::discovery::{
-        self as pb, DiscoveryRequest, DiscoveryResponse, RegisterRequest, RegisterResponse,
-        UnregisterRequest, UnregisterResponse,
+        self as pb, DiscoveryRequest, DiscoveryResponse, MayRunRequest, MayRunResponse, RegisterRequest,
+        RegisterResponse, UnregisterRequest, UnregisterResponse,
         discovery_server::{Discovery, DiscoveryServer},
     },
 };
@@ -179,6 +179,13 @@ impl Discovery for DiscoveryService {
         let outcome = answer.as_ref().map_or_else(|refusal| refusal.faults()[0].code.as_ref(), |_| "ok");
         self.core.metrics.registration(outcome);
         Ok(Response::new(answer?))
+    }
+
+    async fn may_run(&self, request: Request<MayRunRequest>) -> Result<Response<MayRunResponse>, Status> {
+        let caller = caller(&request)?;
+        let node = node_of(&self.core, &caller)?;
+        registration::may_run(&self.core.world.catalog(), &node, &request.into_inner())?;
+        Ok(Response::new(MayRunResponse {}))
     }
 
     async fn unregister(

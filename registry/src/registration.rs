@@ -10,12 +10,13 @@ use serde_json::json;
 use tracing::info;
 use weft_api::{
     manifest,
-    pb::discovery::{RegisterRequest, RegisterResponse, UnregisterRequest},
+    pb::discovery::{MayRunRequest, RegisterRequest, RegisterResponse, UnregisterRequest},
     record,
 };
+use weft_identity::spiffe::SpiffeId;
 use weft_policy::{
     code,
-    model::{Key, Kind, Metadata, Resource, Service, Workload, service::ServicePort},
+    model::{Key, Kind, Metadata, Resource, Service, Workload, service::ServicePort, workload::UnixSelector},
     name::{EndpointLabel, Namespace, NodeName, ObjectName, ServiceName},
 };
 
@@ -286,6 +287,35 @@ impl Plan {
         let record = record::encode_resource(&service).into();
         self.put(layout::resource(&key), record, None);
     }
+}
+
+/// Whether a local user of `node`, who is neither the agent's own nor root, may start programs as an identity.
+///
+/// # Errors
+///
+/// A refusal: the node has no such identity (W6021), or no selector of its enrollments names the user (W2206).
+pub fn may_run(catalog: &Catalog, node: &NodeName, request: &MayRunRequest) -> Result<(), Refusal> {
+    let identity: SpiffeId =
+        request.identity.parse().map_err(|error| Refusal::bad_value("identity", format!("{error}")))?;
+    let grant = enrollment::grant(catalog, node, &identity).map_err(|no| {
+        let what = format!("node {node} may not run {identity}");
+        let fault = catalogued(code::REGISTRATION_REFUSED, what).why(no.to_string());
+        Refusal::new(tonic::Code::PermissionDenied, fault)
+    })?;
+    if grant.selectors.iter().any(|selector| names(selector, request)) {
+        return Ok(());
+    }
+    let what = format!("uid {} of node {node} may not run {identity}", request.uid);
+    let enrollments: Vec<_> = grant.enrollments.iter().map(ObjectName::as_str).collect();
+    let why = format!("no selector of WorkloadEnrollment {} names that user", enrollments.join(" or "));
+    Err(Refusal::new(tonic::Code::PermissionDenied, catalogued(code::MAY_NOT_SPEAK_AS, what).why(why)))
+}
+
+/// Whether every part of a selector matches, and it has one.
+fn names(selector: &UnixSelector, request: &MayRunRequest) -> bool {
+    let uid = selector.uid.is_none_or(|uid| uid == request.uid);
+    let user = selector.user.as_ref().is_none_or(|user| *user == request.user);
+    uid && user && (selector.uid.is_some() || selector.user.is_some())
 }
 
 /// What the enrollments give to the workload, if they give it what it asks for.

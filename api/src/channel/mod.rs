@@ -8,6 +8,7 @@
 //! while accepting ends the accept loop; a peer that shows a certificate without a readable identity is not served.
 
 mod client;
+mod plain;
 mod server;
 mod slots;
 mod unix;
@@ -18,6 +19,7 @@ mod tests;
 use std::time::Duration;
 
 pub use client::{Attempt, AttemptError, ConnectError, ConnectSettings, connect, connect_unix, connect_with};
+pub use plain::{PlainPlace, PlainPlaces, PlainStream};
 pub use server::{ConnectInfo, Incoming, TlsConnection, serve_incoming};
 pub use slots::{ChannelStats, Connections, client_network};
 pub use unix::{PeerCred, UnixConnection, UnixIncoming, bind_unix, serve_unix};

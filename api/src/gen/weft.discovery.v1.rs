@@ -203,6 +203,19 @@ pub struct RegisterResponse {
     #[prost(string, repeated, tag = "5")]
     pub allowed_users: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
+/// A local user other than the agent's own and root: only an enrollment's selector can let that user in.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MayRunRequest {
+    #[prost(string, tag = "1")]
+    pub identity: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub uid: u32,
+    /// The name that the host gives that user, empty when it has none.
+    #[prost(string, tag = "3")]
+    pub user: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MayRunResponse {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UnregisterRequest {
     #[prost(string, tag = "1")]
@@ -357,6 +370,28 @@ pub mod discovery_client {
                 .insert(GrpcMethod::new("weft.discovery.v1.Discovery", "Register"));
             self.inner.unary(req, path, codec).await
         }
+        /// Asks, before anything is issued or registered, whether a local user may start programs as an identity of this node.
+        pub async fn may_run(
+            &mut self,
+            request: impl tonic::IntoRequest<super::MayRunRequest>,
+        ) -> std::result::Result<tonic::Response<super::MayRunResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/weft.discovery.v1.Discovery/MayRun",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("weft.discovery.v1.Discovery", "MayRun"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Withdraws a workload of this node.
         pub async fn unregister(
             &mut self,
@@ -417,6 +452,11 @@ pub mod discovery_server {
             tonic::Response<super::RegisterResponse>,
             tonic::Status,
         >;
+        /// Asks, before anything is issued or registered, whether a local user may start programs as an identity of this node.
+        async fn may_run(
+            &self,
+            request: tonic::Request<super::MayRunRequest>,
+        ) -> std::result::Result<tonic::Response<super::MayRunResponse>, tonic::Status>;
         /// Withdraws a workload of this node.
         async fn unregister(
             &self,
@@ -581,6 +621,49 @@ pub mod discovery_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RegisterSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/weft.discovery.v1.Discovery/MayRun" => {
+                    #[allow(non_camel_case_types)]
+                    struct MayRunSvc<T: Discovery>(pub Arc<T>);
+                    impl<T: Discovery> tonic::server::UnaryService<super::MayRunRequest>
+                    for MayRunSvc<T> {
+                        type Response = super::MayRunResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MayRunRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Discovery>::may_run(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MayRunSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -13,8 +13,9 @@ use std::{
 use axum::serve::Listener;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
+use weft_api::channel::{PlainPlaces, PlainStream};
 
-use crate::intercept::Lookup;
+use crate::{intercept::Lookup, telemetry::Seldom};
 
 /// How long to rest after an error of `accept`.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
@@ -32,6 +33,9 @@ pub struct LocalListener {
     lookup: Arc<Lookup>,
     users: Vec<u32>,
     refused: VecDeque<TcpStream>,
+    places: PlainPlaces,
+    strangers: Seldom,
+    failures: Seldom,
 }
 
 impl LocalListener {
@@ -44,7 +48,15 @@ impl LocalListener {
     /// Passes on connections of `users`.
     #[must_use]
     pub fn for_users(socket: TcpListener, lookup: Arc<Lookup>, users: Vec<u32>) -> Self {
-        Self { socket, lookup, users, refused: VecDeque::new() }
+        Self {
+            socket,
+            lookup,
+            users,
+            refused: VecDeque::new(),
+            places: PlainPlaces::default(),
+            strangers: Seldom::default(),
+            failures: Seldom::default(),
+        }
     }
 
     fn refuse(&mut self, io: TcpStream) {
@@ -58,25 +70,30 @@ impl LocalListener {
     }
 
     fn admits(&self, io: &TcpStream, peer: SocketAddr) -> bool {
-        let entry = io.local_addr().ok().and_then(|own| self.lookup.find(peer, own).ok().flatten());
+        let entry = self.lookup.caller_of(io, peer).ok().flatten();
         entry.is_some_and(|entry| entry.inode != 0 && self.users.contains(&entry.uid))
     }
 }
 
 impl Listener for LocalListener {
-    type Io = TcpStream;
+    type Io = PlainStream;
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        let place = self.places.take().await;
         loop {
             match self.socket.accept().await {
-                Ok((io, peer)) if self.admits(&io, peer) => return (io, peer),
+                Ok((io, peer)) if self.admits(&io, peer) => return (PlainStream::new(io, place), peer),
                 Ok((io, peer)) => {
-                    tracing::warn!(%peer, "admin page refused to another user");
+                    if let Some(withheld) = self.strangers.now() {
+                        tracing::warn!(%peer, withheld, "admin page refused to another user");
+                    }
                     self.refuse(io);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept an admin connection");
+                    if let Some(withheld) = self.failures.now() {
+                        tracing::warn!(%error, withheld, "cannot accept an admin connection");
+                    }
                     tokio::time::sleep(ACCEPT_REST).await;
                 }
             }

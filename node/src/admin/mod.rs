@@ -4,6 +4,7 @@
 //! outside. [`admin_router`] (7401) tells what the agent knows: it is served on loopback, to the agent's own user and
 //! root only, and to requests that name this host (a web page elsewhere cannot make a browser read it).
 
+mod bounded;
 pub mod dump;
 pub mod local;
 pub mod readiness;
@@ -22,6 +23,7 @@ use prometheus_client::{encoding::text, registry::Registry};
 use serde_json::{Value, json};
 
 pub use self::{
+    bounded::Bounded,
     dump::Dump,
     local::LocalListener,
     readiness::{Condition, Heartbeat, Liveness, Readiness},

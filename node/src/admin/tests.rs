@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::{intercept::Lookup, telemetry::NodeMetrics};
+use crate::{intercept::Lookup, own_sockets::OwnSockets, telemetry::NodeMetrics};
 
 struct Fake;
 
@@ -45,7 +45,8 @@ fn pages() -> Pages {
 async fn ask(router: Router, users: Vec<u32>, request: &str) -> String {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
-    let listener = LocalListener::for_users(socket, Arc::new(Lookup::open().unwrap()), users);
+    let listener =
+        LocalListener::for_users(socket, Arc::new(Lookup::open(OwnSockets::default()).unwrap()), users);
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { axum::serve(listener, router).await });
     let mut client = TcpStream::connect(address).await.unwrap();
@@ -115,6 +116,28 @@ async fn t1_another_user_cannot_read_the_admin_page() {
     let answer = ask(admin_router(pages()), vec![4_242_424], request).await;
     assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("W6015"), "{answer}");
     assert!(answer.ends_with("may read this.\n"), "{answer}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn api_07_idle_connections_are_bounded_and_end() {
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let mut tasks = JoinSet::new();
+    let (listener, router) = (Bounded::new(socket), metrics_router(pages()));
+    tasks.spawn(async move { axum::serve(listener, router).await });
+    let mut idle = Vec::new();
+    for _ in 0..200 {
+        idle.push(TcpStream::connect(address).await.unwrap());
+    }
+    let began = tokio::time::Instant::now();
+    let mut client = TcpStream::connect(address).await.unwrap();
+    client.write_all(b"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    // Four lots of places, of which each waited its time: more than one at once would be no bound, more time no end.
+    let took = began.elapsed().as_secs();
+    assert!((29..=41).contains(&took), "{took} s");
 }
 
 #[tokio::test]

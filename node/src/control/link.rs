@@ -15,7 +15,7 @@ use weft_identity::{
 use weft_policy::model::HostPort;
 
 /// First back-off ceiling of reconnecting (decisions.md, endpoints and leases).
-const BACKOFF_BASE: Duration = Duration::from_millis(100);
+pub(crate) const BACKOFF_BASE: Duration = Duration::from_millis(100);
 /// Last back-off ceiling, unless the server's hint says otherwise.
 pub(crate) const BACKOFF_CAP: Duration = Duration::from_millis(1_500);
 
@@ -50,6 +50,11 @@ impl Link {
     ) -> Self {
         let state = Arc::new(watch::Sender::new(LinkState::default()));
         Self { servers: servers.into(), trust_domain, slot, bundles, state }
+    }
+
+    /// Where the servers are, as configured or as the join said.
+    pub(crate) fn servers(&self) -> &[HostPort] {
+        &self.servers
     }
 
     /// The state now.

@@ -189,7 +189,7 @@ impl Inbound {
         let Some(address) = program_address(snapshot, &destination.workload, &destination.target) else {
             return Err(refuse(incoming, not_served(&destination.target), ""));
         };
-        let io = match connect::connect(permit, address, settings.connect).await {
+        let io = match connect::connect(permit, &self.shared.own_sockets, address, settings.connect).await {
             Ok(io) => io,
             Err(error) => return Err(refuse(incoming, error, "")),
         };

@@ -218,7 +218,7 @@ mod tests {
     }
 
     const fn socket_of(uid: u32) -> Option<SocketEntry> {
-        Some(SocketEntry { uid, inode: 42 })
+        Some(SocketEntry { uid, inode: 42, state: 1 })
     }
 
     #[test]
@@ -231,7 +231,7 @@ mod tests {
     fn no_entry_or_inode_0_is_no_proof() {
         let workloads = [workload("order", Some(0))];
         assert_eq!(prove(None, &workloads), Err(Unproven::NoEntry));
-        let closed = Some(SocketEntry { uid: 0, inode: 0 });
+        let closed = Some(SocketEntry { uid: 0, inode: 0, state: 6 });
         assert_eq!(prove(closed, &workloads), Err(Unproven::Closed));
         assert_eq!(prove_owner(closed, &workloads[0]), Err(Unproven::Closed));
         assert_eq!(prove_owner(None, &workloads[0]), Err(Unproven::NoEntry));

@@ -17,7 +17,7 @@ use weft_policy::{
 
 use super::{
     destination::{Destination, InvalidHost},
-    http_head::{Body, HeadError, RequestHead},
+    http_head::{Body, HeadError, RequestHead, Version},
 };
 
 /// The port of a URL that names none (RFC 9110 §4.2.1).
@@ -191,7 +191,12 @@ fn check_hop_headers(head: &RequestHead) -> Result<(), ForwardError> {
 
 fn rewrite(head: &RequestHead, path: &str, host: &str, upgrades: bool) -> Bytes {
     let mut out = BytesMut::with_capacity(path.len() + 512);
-    for part in [&head.method, " ", path, " HTTP/1.1\r\nHost: ", host, "\r\n"] {
+    // The client's own version: what it cannot read (chunks, interim answers) must not be sent to it.
+    let version = match head.version {
+        Version::Http10 => " HTTP/1.0\r\nHost: ",
+        Version::Http11 => " HTTP/1.1\r\nHost: ",
+    };
+    for part in [&head.method, " ", path, version, host, "\r\n"] {
         out.extend_from_slice(part.as_bytes());
     }
     for (name, value) in head.headers.iter() {
@@ -312,6 +317,16 @@ mod tests {
             assert!(read(text).is_err(), "{text:?}");
         }
         assert!(read("GET http://a.shop/ HTTP/1.1\r\nHost: A.SHOP:80\r\n\r\n").is_ok());
+    }
+
+    #[test]
+    fn http_10_goes_on_as_http_10() {
+        let head = head_of("GET http://a/ HTTP/1.0\r\nConnection: keep-alive\r\nKeep-Alive: 5\r\n\r\n");
+        assert_eq!(head, "GET / HTTP/1.0\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let text = "GET http://a/ HTTP/1.0\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        let forward = read(text).unwrap();
+        assert!(!forward.upgrades, "an Upgrade in HTTP/1.0 is ignored (RFC 9110, 7.8)");
+        assert_eq!(forward.head, "GET / HTTP/1.0\r\nHost: a\r\nConnection: close\r\n\r\n");
     }
 
     #[test]

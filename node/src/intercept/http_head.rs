@@ -253,7 +253,9 @@ impl RequestHead {
     /// Whether it asks for another protocol on this connection.
     #[must_use]
     pub fn upgrades(&self) -> bool {
-        self.headers.lists("connection", "upgrade") && self.headers.all("upgrade").next().is_some()
+        let asks =
+            self.headers.lists("connection", "upgrade") && self.headers.all("upgrade").next().is_some();
+        asks && self.version == Version::Http11
     }
 }
 

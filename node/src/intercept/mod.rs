@@ -19,16 +19,14 @@ pub mod exchange;
 pub mod explicit;
 pub mod forward;
 pub mod http_head;
+mod slots;
 pub mod sock_diag;
 pub mod socks5;
 pub mod upstream;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
+use tokio::net::{TcpListener, TcpStream};
 use weft_api::fault::Fault;
 use weft_policy::code::{self, CodeId};
 
@@ -38,13 +36,17 @@ pub use self::{
     destination::Destination,
     explicit::Owner,
     http_head::HeadLimits,
+    slots::Slot,
     sock_diag::{Lookup, LookupError, SocketEntry},
     upstream::Upstream,
 };
 use crate::{
     app::{AppStream, fault_of},
+    own_sockets::OwnSockets,
     refusal::Asked,
+    telemetry::Seldom,
 };
+use slots::Slots;
 
 /// How long a listener rests after an error of `accept`, which is lack of files or memory: trying at once would spin.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
@@ -97,19 +99,17 @@ impl Protocol {
 pub struct Interception {
     lookup: Arc<Lookup>,
     limits: HeadLimits,
-    slots: Arc<Semaphore>,
+    slots: Slots,
     own_ports: Arc<[u16]>,
+    complaints: Arc<Seldom>,
 }
-
-/// One of the agent's connections; bounded by the limit given to [`Interception::new`].
-#[derive(Debug)]
-pub struct Slot(#[expect(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
 
 impl Interception {
     /// Makes what listeners share.
     ///
     /// At most `connections` of local programs live at once. `shared_port` is the proxy port that
-    /// `*.weft.localhost:<port>` names as its own, beside each listener's.
+    /// `*.weft.localhost:<port>` names as its own, beside each listener's. `own` are the agent's own connections, which
+    /// are nobody's here.
     ///
     /// # Errors
     ///
@@ -118,10 +118,11 @@ impl Interception {
         limits: HeadLimits,
         connections: usize,
         shared_port: Option<u16>,
+        own: OwnSockets,
     ) -> Result<Self, LookupError> {
-        let lookup = Arc::new(Lookup::open()?);
-        let slots = Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS)));
-        Ok(Self { lookup, limits, slots, own_ports: shared_port.into_iter().collect() })
+        let lookup = Arc::new(Lookup::open(own)?);
+        let (slots, complaints) = (Slots::new(connections), Arc::default());
+        Ok(Self { lookup, limits, slots, own_ports: shared_port.into_iter().collect(), complaints })
     }
 
     /// A listener that speaks for `upstream`'s workload and leads to its one destination.
@@ -161,6 +162,17 @@ enum Door {
     Proxy(Owner),
 }
 
+impl Door {
+    /// Whether a program of that user may be one of those behind it; which one is proven later.
+    fn is_for(&self, uid: u32) -> bool {
+        match self {
+            Self::Upstream(upstream) => upstream.owner.uid == Some(uid),
+            Self::Proxy(Owner::Workload(owner)) => owner.uid == Some(uid),
+            Self::Proxy(Owner::Shared(all)) => all.load().iter().any(|one| one.workload.uid == Some(uid)),
+        }
+    }
+}
+
 impl Listener {
     /// Where it listens.
     ///
@@ -179,7 +191,9 @@ impl Listener {
             match self.socket.accept().await {
                 Ok((io, peer)) => return self.pending(io, peer),
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a local connection");
+                    if let Some(withheld) = self.shared.complaints.now() {
+                        tracing::warn!(%error, withheld, "cannot accept a local connection");
+                    }
                     tokio::time::sleep(ACCEPT_REST).await;
                 }
             }
@@ -188,11 +202,9 @@ impl Listener {
 
     fn pending(&self, io: TcpStream, peer: SocketAddr) -> Pending {
         // The lookup comes before anything else: the longer it waits, the more callers have gone.
-        let entry = match io.local_addr() {
-            Ok(own) => self.shared.lookup.find(peer, own),
-            Err(error) => Err(LookupError::Netlink(error)),
-        };
-        let slot = Arc::clone(&self.shared.slots).try_acquire_owned().ok().map(Slot);
+        let entry = self.shared.lookup.caller_of(&io, peer);
+        let uid = entry.as_ref().ok().copied().flatten().filter(|entry| entry.inode != 0);
+        let slot = self.shared.slots.take(uid.map(|entry| entry.uid).filter(|uid| self.door.is_for(*uid)));
         Pending { io, peer, entry, slot, shared: self.shared.clone(), door: self.door.clone() }
     }
 }
@@ -300,7 +312,8 @@ impl InterceptError {
     pub const fn label(&self) -> &'static str {
         match self {
             Self::Unproven(unproven) => unproven.label(),
-            Self::Lookup(_) => "lookup",
+            Self::Lookup(LookupError::OwnSocket) => "own_socket",
+            Self::Lookup(LookupError::Netlink(_) | LookupError::Answer) => "lookup",
             Self::TooMany => "too_many",
             Self::Unknown(_) => "unknown_protocol",
             Self::Socks(_) => "socks",

@@ -13,6 +13,9 @@ use std::{
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recvfrom, sendto, socket,
 };
+use tokio::net::TcpStream;
+
+use crate::own_sockets::{OwnSockets, inode_of};
 
 /// `struct nlmsghdr` (linux/netlink.h).
 const HEADER_BYTES: usize = 16;
@@ -29,6 +32,8 @@ const NLM_F_REQUEST: u16 = 1;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const IPPROTO_TCP: u8 = 6;
+/// `TCP_ESTABLISHED` and `TCP_CLOSE_WAIT` (linux/tcp_states.h): our end of a connection that was not broken.
+const WHOLE: [u8; 2] = [1, 8];
 /// `INET_DIAG_NOCOOKIE`: the socket is found by its addresses.
 const NO_COOKIE: u32 = u32::MAX;
 /// Stale answers that are skipped before giving up; there is none unless a question failed half-way.
@@ -41,6 +46,8 @@ pub struct SocketEntry {
     pub uid: u32,
     /// The socket's inode; 0 when no process holds it any more.
     pub inode: u32,
+    /// Its state (linux/tcp_states.h).
+    pub state: u8,
 }
 
 /// Why the kernel could not be asked.
@@ -52,12 +59,16 @@ pub enum LookupError {
     /// The answer is not one to our question.
     #[error("the kernel's answer about a socket cannot be read")]
     Answer,
+    /// The caller is this agent, which connected for somebody else.
+    #[error("the connection comes from the agent itself, which nobody may use to speak as its user")]
+    OwnSocket,
 }
 
 /// One netlink socket, used for all questions.
 #[derive(Debug)]
 pub struct Lookup {
     socket: Mutex<Open>,
+    own: OwnSockets,
 }
 
 #[derive(Debug)]
@@ -67,26 +78,46 @@ struct Open {
 }
 
 impl Lookup {
-    /// Opens the netlink socket.
+    /// Opens the netlink socket. No connection that `own` knows proves anybody.
     ///
     /// # Errors
     ///
     /// [`LookupError::Netlink`] where the kernel or a sandbox has no sock_diag: then no caller can be proven.
-    pub fn open() -> Result<Self, LookupError> {
+    pub fn open(own: OwnSockets) -> Result<Self, LookupError> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let fd = socket(AddressFamily::Netlink, SockType::Datagram, flags, SockProtocol::NetlinkSockDiag)
             .map_err(|errno| LookupError::Netlink(errno.into()))?;
-        Ok(Self { socket: Mutex::new(Open { fd, sequence: 0 }) })
+        Ok(Self { socket: Mutex::new(Open { fd, sequence: 0 }), own })
+    }
+
+    /// Finds the socket of whoever connected to `accepted` from `peer`. To be asked at once on accept.
+    ///
+    /// Our own end is asked for after the peer's: were the connection broken already, another program could have the
+    /// same addresses by now, and the entry would be that program's.
+    ///
+    /// # Errors
+    ///
+    /// [`LookupError`]; a peer that cannot be told is `Ok(None)`.
+    pub fn caller_of(
+        &self,
+        accepted: &TcpStream,
+        peer: SocketAddr,
+    ) -> Result<Option<SocketEntry>, LookupError> {
+        let here = accepted.local_addr().map_err(LookupError::Netlink)?;
+        let Some(found) = self.find(peer, here)? else { return Ok(None) };
+        if found.inode != 0 && self.own.contains(found.inode) {
+            return Err(LookupError::OwnSocket);
+        }
+        let inode = inode_of(accepted).map_err(LookupError::Netlink)?;
+        let ours = self.find(here, peer)?;
+        let is_whole = ours.is_some_and(|ours| ours.inode == inode && WHOLE.contains(&ours.state));
+        Ok(is_whole.then_some(found))
     }
 
     /// Finds the socket that stands at `local` and is connected to `remote`, both as that socket sees them.
     ///
     /// Never blocks on anything but another question of this process.
-    ///
-    /// # Errors
-    ///
-    /// [`LookupError`]; no such socket is `Ok(None)`.
-    pub fn find(&self, local: SocketAddr, remote: SocketAddr) -> Result<Option<SocketEntry>, LookupError> {
+    fn find(&self, local: SocketAddr, remote: SocketAddr) -> Result<Option<SocketEntry>, LookupError> {
         let mut open = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         open.sequence = open.sequence.wrapping_add(1);
         let question = encode(local, remote, open.sequence);
@@ -183,7 +214,7 @@ fn entry(body: &[u8], local: SocketAddr, remote: SocketAddr) -> Result<Answer, L
     if found != canonical_pair(local, remote) {
         return Ok(Answer::Absent);
     }
-    Ok(Answer::Found(SocketEntry { uid: u32_at(body, 64)?, inode: u32_at(body, 68)? }))
+    Ok(Answer::Found(SocketEntry { uid: u32_at(body, 64)?, inode: u32_at(body, 68)?, state: body[1] }))
 }
 
 /// IPv4 in IPv6 is IPv4, and a zone or flow label is no part of what identifies the socket.
@@ -238,7 +269,7 @@ mod tests {
 
     #[test]
     fn the_kernel_names_user_and_inode_of_a_real_client() {
-        let lookup = Lookup::open().unwrap();
+        let lookup = Lookup::open(OwnSockets::default()).unwrap();
         let v4 = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let v6 = IpAddr::V6(Ipv6Addr::LOCALHOST);
         let mapped = IpAddr::V6(Ipv4Addr::LOCALHOST.to_ipv6_mapped());
@@ -253,16 +284,63 @@ mod tests {
 
     #[test]
     fn wl_03_a_client_that_is_gone_has_no_inode_or_no_entry() {
-        let lookup = Lookup::open().unwrap();
+        let lookup = Lookup::open(OwnSockets::default()).unwrap();
         let (client, accepted, peer) = connection("127.0.0.1:0", IpAddr::V4(Ipv4Addr::LOCALHOST));
         drop(client);
         let entry = lookup.find(peer, accepted.local_addr().unwrap()).unwrap();
         assert!(entry.is_none_or(|entry| entry.inode == 0), "{entry:?}");
     }
 
+    #[tokio::test]
+    async fn the_agents_own_connection_proves_nobody() {
+        let own = OwnSockets::default();
+        let lookup = Lookup::open(own.clone()).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let agents = own.connect(address).await.unwrap();
+        let (accepted, peer) = listener.accept().await.unwrap();
+        let refused = lookup.caller_of(&accepted, peer).unwrap_err();
+        assert!(matches!(refused, LookupError::OwnSocket), "{refused}");
+        drop(agents);
+
+        let client = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (accepted, peer) = listener.accept().await.unwrap();
+        let found = lookup.caller_of(&accepted, peer).unwrap().unwrap();
+        assert_eq!(found.inode, crate::own_sockets::inode_of(&client).unwrap());
+    }
+
+    #[tokio::test]
+    async fn wl_03_a_broken_connection_is_not_the_next_one_of_the_same_addresses() {
+        let lookup = Lookup::open(OwnSockets::default()).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let first = socket.connect(address).await.unwrap();
+        let from = first.local_addr().unwrap();
+        first.set_zero_linger().unwrap();
+        drop(first);
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(from).unwrap();
+        let victim = socket.connect(address).await.unwrap();
+        // Linux may drop a connection that was reset before it was accepted, or hand it out.
+        let (broken, peer) = listener.accept().await.unwrap();
+        let found = lookup.caller_of(&broken, peer).unwrap();
+        if broken.peer_addr().is_err() {
+            assert_eq!(found, None, "the entry is the victim's, the bytes would be the first caller's");
+            let (whole, peer) = listener.accept().await.unwrap();
+            assert!(lookup.caller_of(&whole, peer).unwrap().is_some());
+        } else {
+            assert!(found.is_some());
+        }
+        drop(victim);
+    }
+
     #[test]
     fn a_listener_at_the_clients_port_is_not_the_client() {
-        let lookup = Lookup::open().unwrap();
+        let lookup = Lookup::open(OwnSockets::default()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let nobody = listener.local_addr().unwrap();
         assert_eq!(lookup.find(nobody, "127.0.0.1:1".parse().unwrap()).unwrap(), None);

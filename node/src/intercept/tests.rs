@@ -34,7 +34,7 @@ async fn shared_port(workloads: Vec<Selectable>) -> Listener {
 async fn proxy_with(limits: HeadLimits, connections: usize, workloads: Vec<Selectable>) -> Listener {
     let all = LocalWorkloads::default();
     all.publish(workloads);
-    let interception = Interception::new(limits, connections, Some(7_480)).unwrap();
+    let interception = Interception::new(limits, connections, Some(7_480), OwnSockets::default()).unwrap();
     interception.proxy(TcpListener::bind("127.0.0.1:0").await.unwrap(), Owner::Shared(all))
 }
 
@@ -171,7 +171,7 @@ async fn t1_a_caller_of_another_user_gets_nowhere() {
 
 #[tokio::test]
 async fn an_upstream_belongs_to_one_workload() {
-    let interception = Interception::new(HeadLimits::default(), 10, None).unwrap();
+    let interception = Interception::new(HeadLimits::default(), 10, None, OwnSockets::default()).unwrap();
     let upstream = |uid| Upstream {
         owner: selectable("order", uid, 1).workload,
         service: weft_policy::name::ServiceName::new("shop".parse().unwrap(), "charge".parse().unwrap()),
@@ -231,6 +231,25 @@ async fn connections_beyond_the_limit_are_refused_and_free_places_are_used_again
     assert!(matches!(talk(&listener, &[request]).await.0, Err(InterceptError::TooMany)));
     drop(first);
     assert!(talk(&listener, &[request]).await.0.is_ok());
+}
+
+#[tokio::test]
+async fn wl_04_strangers_take_no_place_from_those_who_have_a_workload() {
+    let (mine, theirs) = (own_uid(), own_uid() + 1);
+    let all = LocalWorkloads::default();
+    all.publish(vec![selectable("order", theirs, 1)]);
+    let interception =
+        Interception::new(HeadLimits::default(), 1, Some(7_480), OwnSockets::default()).unwrap();
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = interception.proxy(socket, Owner::Shared(all.clone()));
+    let address = listener.local_addr().unwrap();
+    let stranger = TcpStream::connect(address).await.unwrap();
+    let pending = listener.accept().await;
+    // The one place is still free for a caller with a workload.
+    all.publish(vec![selectable("order", mine, 1)]);
+    let request: &[u8] = b"GET http://a/ HTTP/1.1\r\n\r\n";
+    assert!(talk(&listener, &[request]).await.0.is_ok());
+    drop((pending, stranger));
 }
 
 proptest! {

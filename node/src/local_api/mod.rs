@@ -57,15 +57,14 @@ impl LocalApi {
         uid == 0 || uid == nix::unistd::geteuid().as_raw()
     }
 
-    /// Whether that user may speak as the workload.
+    /// Whether that user may speak as a workload that runs: as its own, or as one that is no user's. What another user
+    /// holds is root's alone beside that user (decisions.md, speaking as a workload).
     fn may_speak(uid: u32, workload: &LocalWorkload) -> bool {
         let named = || workload.registration().is_some_and(|known| known.allowed_uids.contains(&uid));
-        Self::is_owner(uid)
-            && workload
-                .uid
-                .is_none_or(|owner| owner == uid || uid == 0 || owner == nix::unistd::geteuid().as_raw())
-            || workload.uid == Some(uid)
-            || named()
+        match workload.uid {
+            Some(owner) => owner == uid || uid == 0,
+            None => Self::is_owner(uid) || named(),
+        }
     }
 }
 
@@ -94,8 +93,9 @@ impl agent_server::Agent for LocalApi {
         &self,
         request: Request<AgentStatusRequest>,
     ) -> Result<Response<AgentStatusResponse>, Status> {
-        Self::uid(&request)?;
-        Ok(Response::new(status::status(&self.shared, &self.listeners)))
+        let uid = Self::uid(&request)?;
+        let may_see = |workload: &LocalWorkload| Self::is_owner(uid) || Self::may_speak(uid, workload);
+        Ok(Response::new(status::status(&self.shared, &self.listeners, may_see)))
     }
 
     async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
@@ -149,4 +149,36 @@ fn held_open<T: Send + 'static, G: Send + 'static>(event: T, guard: G) -> Events
         item
     });
     Box::pin(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn workload(uid: Option<u32>) -> LocalWorkload {
+        let (namespace, name) =
+            ("shop".parse().unwrap(), "order".parse::<weft_policy::name::ObjectName>().unwrap());
+        let identity = "spiffe://corp.example/ns/shop/sa/order".parse().unwrap();
+        LocalWorkload::new(identity, namespace, name.clone(), name, std::collections::BTreeMap::new(), uid)
+    }
+
+    #[test]
+    fn wl_02_what_another_user_holds_is_nobody_elses() {
+        let own = nix::unistd::geteuid().as_raw();
+        let (holder, stranger) = (own + 1, own + 2);
+        assert!(LocalApi::may_speak(holder, &workload(Some(holder))));
+        assert!(!LocalApi::may_speak(stranger, &workload(Some(holder))));
+        assert!(LocalApi::may_speak(0, &workload(Some(holder))));
+        assert!(LocalApi::may_speak(own, &workload(None)) && !LocalApi::may_speak(stranger, &workload(None)));
+
+        let named = |uid| {
+            let named = workload(uid);
+            let label = "abc".parse().unwrap();
+            let allowed_uids = vec![stranger];
+            named.set_registration(crate::local::Registration { label, services: Vec::new(), allowed_uids });
+            named
+        };
+        assert!(LocalApi::may_speak(stranger, &named(None)));
+        assert!(!LocalApi::may_speak(stranger, &named(Some(holder))), "a selector names who may start it");
+    }
 }

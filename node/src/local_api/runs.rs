@@ -8,9 +8,10 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::oneshot;
 use tonic::Code;
 use weft_api::{
-    fault::Fault,
+    fault::{Fault, from_status},
     pb::agent::{RunEvent, RunRequest, SpeakEvent},
 };
 use weft_identity::spiffe::SpiffeId;
@@ -42,27 +43,39 @@ fn refusal(code: Code, fault: Fault) -> Refusal {
     Box::new((code, fault))
 }
 
-/// What `weft run` holds: dropping it unregisters the workload.
-pub(super) struct RunGuard {
+/// A workload in the tables: dropping it takes it out of everything, however far its start had come.
+struct Entered {
     shared: Arc<Shared>,
     listeners: Listeners,
     workload: Arc<LocalWorkload>,
-    _proxy: ProxyGuard,
-    _upstreams: Vec<crate::listeners::UpstreamGuard>,
 }
 
-impl Drop for RunGuard {
+impl Drop for Entered {
     fn drop(&mut self) {
-        let (shared, workload) = (Arc::clone(&self.shared), Arc::clone(&self.workload));
-        shared.forget_workload(&workload);
-        self.listeners.workloads_changed();
-        self.listeners.stop_rotation(&workload);
-        let tasks = self.listeners.tasks();
-        tasks.spawn(async move { registration::unregister(&shared, &workload).await });
+        let Self { shared, listeners, workload } = self;
+        // The one who renews its key stops before the key goes.
+        listeners.stop_rotation(workload);
+        shared.forget_workload(workload);
+        shared.forget_secrets(workload);
+        listeners.workloads_changed();
+        if let Some(known) = workload.registration() {
+            known.services.iter().for_each(|service| shared.demand.unpin(service));
+        }
+        shared.withdrawals.note(workload);
     }
 }
 
+/// What `weft run` holds: dropping it unregisters the workload.
+pub(super) struct RunGuard {
+    // The ports close first.
+    _proxy: ProxyGuard,
+    _upstreams: Vec<crate::listeners::UpstreamGuard>,
+    _entered: Entered,
+}
+
 /// Starts a workload for a program of user `uid`.
+///
+/// The start runs to its end even when the caller goes away: only then is it known what there is to take back.
 pub(super) async fn start(
     shared: &Arc<Shared>,
     listeners: &Listeners,
@@ -73,31 +86,21 @@ pub(super) async fn start(
         let fault = Fault::new(code::DRAINING, "this agent was drained: it takes no new program");
         return Err(refusal(Code::Unavailable, fault.fix("weft up")));
     }
-    if shared.locals.len() >= MAX_RUNS {
-        return Err(refusal(
-            Code::ResourceExhausted,
-            Fault::new(code::OVER_LIMIT, format!("{MAX_RUNS} workloads run here already")),
-        ));
-    }
-    let workload = Arc::new(describe(shared, uid, named_ports(shared, request.clone()).await?)?);
-    let upstreams = upstream_specs(&workload, &request)?;
-    shared.locals.insert(&workload);
-    let proxy = kept_port(&request);
-    let result = bring_up(shared, listeners, uid, &workload, (proxy, upstreams)).await;
-    if result.is_err() {
-        shared.forget_workload(&workload);
-        listeners.stop_rotation(&workload);
-        registration::unregister(shared, &workload).await;
-    }
-    result
+    let (started, outcome) = oneshot::channel();
+    let (shared, owned) = (Arc::clone(shared), listeners.clone());
+    listeners.tasks().spawn(async move {
+        // Without a receiver the guard is dropped here, and with it the workload.
+        let _ = started.send(enter_and_bring_up(&shared, &owned, uid, request).await);
+    });
+    let stopping = || refusal(Code::Unavailable, Fault::new(code::INTERNAL, "the agent is stopping"));
+    outcome.await.unwrap_or_else(|_| Err(stopping()))
 }
 
-async fn bring_up(
+async fn enter_and_bring_up(
     shared: &Arc<Shared>,
     listeners: &Listeners,
     uid: u32,
-    workload: &Arc<LocalWorkload>,
-    (proxy_port, upstreams): (u16, Vec<Upstream>),
+    request: RunRequest,
 ) -> Result<(RunEvent, RunGuard), Refusal> {
     if !shared.link.is_up() {
         let fault = Fault::new(code::SERVER_UNREACHABLE, "a new program cannot be started without a server")
@@ -105,18 +108,69 @@ async fn bring_up(
             .fix("weft agent status");
         return Err(refusal(Code::Unavailable, fault));
     }
-    // First the certificate: nobody may be sent to an endpoint that cannot prove itself.
-    let issued = tokio::time::timeout(READY_WITHIN, identity::first(shared, workload)).await;
-    issued.map_err(|_| too_slow(workload))?.map_err(|fault| refusal(Code::PermissionDenied, fault))?;
-    let registered = tokio::time::timeout(READY_WITHIN, registration::register(shared, workload)).await;
-    registered.map_err(|_| too_slow(workload))?.map_err(|fault| refusal(Code::PermissionDenied, fault))?;
-    if !LocalApi::may_speak(uid, workload) {
-        let fault =
-            Fault::new(code::MAY_NOT_SPEAK_AS, format!("uid {uid} may not run {}", workload.identity))
-                .why("only the agent's own user, root and the users that the enrollment names may")
-                .fix("weft get workloadenrollments -A -o yaml");
+    let wanted = describe(shared, &request)?;
+    check_ports(listeners, &request)?;
+    let permitted = tokio::time::timeout(READY_WITHIN, may_run(shared, uid, &wanted.identity)).await;
+    permitted.map_err(|_| too_slow(&wanted.identity))??;
+    let ports = read_ports(&named_ports(shared, request.ports.clone(), &wanted).await?)?;
+    let entered = enter(shared, listeners, uid, wanted, ports)?;
+    let upstreams = upstream_specs(&entered.workload, &request)?;
+    bring_up(entered, uid, kept_port(&request), upstreams).await
+}
+
+/// Whether that user may run programs as that identity: the agent's own user and root may, others when an enrollment
+/// names them. Asked before anything is issued or registered (decisions.md, speaking as a workload).
+async fn may_run(shared: &Shared, uid: u32, identity: &SpiffeId) -> Result<(), Refusal> {
+    if LocalApi::is_owner(uid) {
+        return Ok(());
+    }
+    let asked = registration::may_run(shared, identity, uid).await;
+    asked.map_err(|status| refusal(status.code(), from_status(&status).swap_remove(0)))
+}
+
+/// Puts the workload into the tables. Nothing here waits, so no second caller comes between looking and entering.
+fn enter(
+    shared: &Arc<Shared>,
+    listeners: &Listeners,
+    uid: u32,
+    wanted: Wanted,
+    ports: BTreeMap<String, SocketAddr>,
+) -> Result<Entered, Refusal> {
+    let Wanted { identity, namespace, account } = wanted;
+    if shared.locals.len() + shared.withdrawals.len() >= MAX_RUNS {
+        let fault = Fault::new(code::OVER_LIMIT, format!("{MAX_RUNS} workloads run here already"));
+        return Err(refusal(Code::ResourceExhausted, fault));
+    }
+    let of_identity = |workload: &Arc<LocalWorkload>| workload.identity == identity;
+    let is_held = |workload: &Arc<LocalWorkload>| {
+        of_identity(workload) && workload.uid.is_some_and(|holder| holder != uid)
+    };
+    if uid != 0 && shared.locals.all().iter().any(is_held) {
+        let fault = Fault::new(code::MAY_NOT_SPEAK_AS, format!("uid {uid} may not run {identity}"))
+            .why("a program of another user holds that identity on this node")
+            .fix("weft agent status");
         return Err(refusal(Code::PermissionDenied, fault));
     }
+    let name =
+        free_name(shared, &namespace, &account).ok_or_else(|| invalid("the name is too long".to_owned()))?;
+    let workload = Arc::new(LocalWorkload::new(identity, namespace, name, account, ports, Some(uid)));
+    shared.locals.insert(&workload);
+    Ok(Entered { shared: Arc::clone(shared), listeners: listeners.clone(), workload })
+}
+
+async fn bring_up(
+    entered: Entered,
+    uid: u32,
+    proxy_port: u16,
+    upstreams: Vec<Upstream>,
+) -> Result<(RunEvent, RunGuard), Refusal> {
+    let Entered { shared, listeners, workload } = &entered;
+    // First the certificate: nobody may be sent to an endpoint that cannot prove itself.
+    let issued = tokio::time::timeout(READY_WITHIN, identity::first(shared, workload)).await;
+    let late = |_| too_slow(&workload.identity);
+    issued.map_err(late)?.map_err(|fault| refusal(Code::PermissionDenied, fault))?;
+    let registered = tokio::time::timeout(READY_WITHIN, registration::register(shared, workload)).await;
+    registered.map_err(late)?.map_err(|no| refusal(Code::PermissionDenied, *no.fault))?;
     listeners.start_rotation(workload);
     listeners.workloads_changed();
     let proxy = listeners.open_proxy(workload, uid, proxy_port).await;
@@ -139,14 +193,7 @@ async fn bring_up(
         upstream_addresses: addresses,
         warnings: Vec::new(),
     };
-    let guard = RunGuard {
-        shared: Arc::clone(shared),
-        listeners: listeners.clone(),
-        workload: Arc::clone(workload),
-        _proxy: proxy,
-        _upstreams: guards,
-    };
-    Ok((event, guard))
+    Ok((event, RunGuard { _proxy: proxy, _upstreams: guards, _entered: entered }))
 }
 
 /// The proxy port that a program has from before; a port that asks for a privilege is nobody's.
@@ -154,23 +201,21 @@ fn kept_port(request: &RunRequest) -> u16 {
     u16::try_from(request.proxy_port).ok().filter(|port| *port >= 1_024).unwrap_or_default()
 }
 
-fn too_slow(workload: &LocalWorkload) -> Refusal {
-    let fault = Fault::new(
-        code::NO_SVID_YET,
-        format!("no certificate for {} within {READY_WITHIN:?}", workload.identity),
-    )
-    .fix("weft agent status");
+fn too_slow(identity: &SpiffeId) -> Refusal {
+    let what = format!("no certificate for {identity} within {READY_WITHIN:?}");
+    let fault = Fault::new(code::NO_SVID_YET, what).fix("weft agent status");
     refusal(Code::DeadlineExceeded, fault)
 }
 
 /// Gives a port without a name the key of the service's default port. A service that nobody declared is made with port 80
 /// named `http` (decisions.md), so that is its key.
-async fn named_ports(shared: &Shared, mut request: RunRequest) -> Result<RunRequest, Refusal> {
-    let Some(address) = request.ports.remove("") else { return Ok(request) };
-    let namespace =
-        if request.namespace.is_empty() { shared.namespace.to_string() } else { request.namespace.clone() };
-    let (Ok(name), Ok(namespace)) = (request.service.parse(), namespace.parse()) else { return Ok(request) };
-    let service = ServiceName::new(namespace, name);
+async fn named_ports(
+    shared: &Shared,
+    mut ports: BTreeMap<String, String>,
+    wanted: &Wanted,
+) -> Result<BTreeMap<String, String>, Refusal> {
+    let Some(address) = ports.remove("") else { return Ok(ports) };
+    let service = ServiceName::new(wanted.namespace.clone(), wanted.account.clone());
     let key = match resolve::service_port(shared, &service, None).await {
         Ok(Way::Mesh(_, target)) => target.port.to_string(),
         Ok(Way::Outside(..)) | Err(FlowError::UnknownService { .. }) => "http".to_owned(),
@@ -178,18 +223,24 @@ async fn named_ports(shared: &Shared, mut request: RunRequest) -> Result<RunRequ
             return Err(refusal(Code::InvalidArgument, error.fault().fix("name it: --port NAME=PORT")));
         }
     };
-    request.ports.insert(key, address);
-    Ok(request)
+    ports.insert(key, address);
+    Ok(ports)
+}
+
+/// Whom a request wants to run as.
+struct Wanted {
+    identity: SpiffeId,
+    namespace: Namespace,
+    account: ObjectName,
+}
+
+fn invalid(what: String) -> Refusal {
+    let fault = Fault::new(code::USAGE, what);
+    refusal(Code::InvalidArgument, fault.fix("weft run --service charge --port 8081 -- PROGRAM"))
 }
 
 /// The workload that a request describes.
-fn describe(shared: &Shared, uid: u32, request: RunRequest) -> Result<LocalWorkload, Refusal> {
-    let invalid = |what: String| {
-        (
-            Code::InvalidArgument,
-            Fault::new(code::USAGE, what).fix("weft run --service charge --port 8081 -- PROGRAM"),
-        )
-    };
+fn describe(shared: &Shared, request: &RunRequest) -> Result<Wanted, Refusal> {
     let account: ObjectName =
         request.service.parse().map_err(|e| invalid(format!("service {:?}: {e}", request.service)))?;
     let namespace: Namespace = if request.namespace.is_empty() {
@@ -199,16 +250,28 @@ fn describe(shared: &Shared, uid: u32, request: RunRequest) -> Result<LocalWorkl
     };
     let identity = SpiffeId::workload(&shared.trust_domain, namespace.as_str(), account.as_str());
     let identity = identity.map_err(|e| invalid(e.to_string()))?;
-    let mut ports = BTreeMap::new();
-    for (key, text) in &request.ports {
-        ports.insert(
-            key.clone(),
-            local_address(text).ok_or_else(|| invalid(format!("{text:?} is not a port")))?,
-        );
+    Ok(Wanted { identity, namespace, account })
+}
+
+fn read_ports(ports: &BTreeMap<String, String>) -> Result<BTreeMap<String, SocketAddr>, Refusal> {
+    let read = |(key, text): (&String, &String)| {
+        let address = local_address(text).ok_or_else(|| invalid(format!("{text:?} is not a port")))?;
+        Ok((key.clone(), address))
+    };
+    ports.iter().map(read).collect()
+}
+
+/// Where a program serves is its own port: never one of the agent's or the server's, where the agent would knock for it.
+fn check_ports(listeners: &Listeners, request: &RunRequest) -> Result<(), Refusal> {
+    for text in request.ports.values() {
+        let address = local_address(text).ok_or_else(|| invalid(format!("{text:?} is not a port")))?;
+        if listeners.is_of_the_mesh(address) {
+            return Err(invalid(format!(
+                "{address} is a port of this agent or its server, not of a program"
+            )));
+        }
     }
-    let name =
-        free_name(shared, &namespace, &account).ok_or_else(|| invalid("the name is too long".to_owned()))?;
-    Ok(LocalWorkload::new(identity, namespace, name, account, ports, Some(uid)))
+    Ok(())
 }
 
 /// `<account>-<node>`, with a number when it is taken.
@@ -223,7 +286,9 @@ pub(crate) fn free_name(shared: &Shared, namespace: &Namespace, account: &Object
             let base = base.get(..room).unwrap_or(&base).trim_end_matches('-').to_owned();
             format!("{base}{suffix}").parse::<ObjectName>().ok()
         })
-        .find(|name| shared.locals.named(namespace, name).is_none())
+        .find(|name| {
+            shared.locals.named(namespace, name).is_none() && !shared.withdrawals.holds(namespace, name)
+        })
 }
 
 /// A bare port means loopback.

@@ -1,6 +1,6 @@
 //! The agent's state in the words of `agent.proto`.
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use weft_api::pb::agent::{AgentProblem, AgentStatusResponse, TunnelStatus, WorkloadStatus};
@@ -9,8 +9,23 @@ use weft_policy::code;
 
 use crate::{drain::Phase, listeners::Listeners, local::LocalWorkload, shared::Shared};
 
-/// Tells everything at once.
-pub(super) fn status(shared: &Shared, listeners: &Listeners) -> AgentStatusResponse {
+/// Tells everything at once, of the workloads that the caller `may_see`.
+pub(super) fn status(
+    shared: &Shared,
+    listeners: &Listeners,
+    may_see: impl Fn(&LocalWorkload) -> bool,
+) -> AgentStatusResponse {
+    let all = shared.locals.all();
+    let (seen, hidden): (Vec<_>, Vec<_>) = all.into_iter().partition(|workload| may_see(workload));
+    let shows = |tunnel: &TunnelStatus| {
+        let is_of = |workload: &Arc<LocalWorkload>| {
+            let label = workload.registration().map(|known| known.label.to_string());
+            let presented = tunnel.destination.split('.').next();
+            workload.identity.to_string() == tunnel.source
+                || label.as_deref().is_some_and(|label| presented == Some(label))
+        };
+        hidden.is_empty() || seen.iter().any(is_of)
+    };
     let link = shared.link.state();
     let node = shared.node_slot.load();
     let addresses = listeners.addresses();
@@ -23,14 +38,14 @@ pub(super) fn status(shared: &Shared, listeners: &Listeners) -> AgentStatusRespo
         server: link.server,
         revision: shared.state.revision().0,
         draining: shared.drain.phase() != Phase::Running,
-        workloads: shared.locals.all().iter().map(|workload| workload_status(workload, listeners)).collect(),
-        tunnels: shared.planes().iter().flat_map(tunnels).collect(),
-        flows: shared.flows.len() as u64,
+        workloads: seen.iter().map(|workload| workload_status(workload, listeners)).collect(),
+        tunnels: shared.planes().iter().flat_map(tunnels).filter(shows).collect(),
+        flows: (shared.flows.len() + shared.egress.len()) as u64,
         tunnels_address: addresses.tunnels.to_string(),
         proxy_address: addresses.proxy.to_string(),
         metrics_address: addresses.metrics.to_string(),
         admin_address: addresses.admin.to_string(),
-        problems: problems(shared, &link.why_not),
+        problems: problems(shared, &seen, &link.why_not),
         svid_not_after: node.map(|held| rfc3339(held.svid().validity().not_after)).unwrap_or_default(),
         boot: shared.boot,
     }
@@ -83,7 +98,7 @@ fn tunnels(plane: &crate::shared::Plane) -> Vec<TunnelStatus> {
 }
 
 /// What a person should see to, worst first.
-fn problems(shared: &Shared, why_not: &str) -> Vec<AgentProblem> {
+fn problems(shared: &Shared, seen: &[Arc<LocalWorkload>], why_not: &str) -> Vec<AgentProblem> {
     let mut problems = Vec::new();
     let now = shared.clock.wall();
     if shared.drain.phase() != Phase::Running {
@@ -93,7 +108,7 @@ fn problems(shared: &Shared, why_not: &str) -> Vec<AgentProblem> {
             fix: vec!["weft up".to_owned()],
         });
     }
-    for workload in shared.locals.all() {
+    for workload in seen {
         let held = workload.slot.load();
         if held.is_none_or(|held| !held.svid().validity().contains(now)) {
             problems.push(AgentProblem {

@@ -4,7 +4,7 @@
 //! opened, and bytes are moved. The destination's agent decides; this side refuses only what it knows to lead nowhere.
 
 pub(crate) mod balancers;
-mod egress;
+pub(crate) mod egress;
 mod open;
 pub(crate) mod resolve;
 
@@ -55,11 +55,15 @@ impl Outbound {
     /// Carries one connection of a program to the service it asked for.
     async fn serve(&self, accepted: Accepted) {
         let started = self.shared.clock.now();
-        let identity = accepted.source.identity.clone();
+        let (identity, uid) = (accepted.source.identity.clone(), accepted.source.uid);
         let mut record = Record::new(Direction::Outbound, identity, started, self.shared.clock.wall());
         record.address = Some(accepted.peer);
         record.protocol = accepted.protocol.as_str();
+        let asked = accepted.destination.to_string();
         let outcome = self.carry(accepted, &mut record).await;
+        if let Err(error) = &outcome {
+            self.note_refusal(&record, asked, uid, error);
+        }
         record.finish(&self.shared, outcome);
     }
 
@@ -75,12 +79,35 @@ impl Outbound {
         };
         let carried = match way {
             Way::Mesh(snapshot, target) => self.to_service(app, &workload, &snapshot, target, record).await,
-            Way::Outside(snapshot, outside) => {
-                egress::carry(&self.shared, app, &workload, &snapshot, &outside, record).await
-            }
+            Way::Outside(outside) => egress::carry(&self.shared, app, &workload, &outside, record).await,
         };
         drop((live, slot));
         carried
+    }
+
+    /// Keeps what the program was told for `weft explain last` of its user, who sees nothing of other hosts.
+    fn note_refusal(&self, record: &Record, asked: String, uid: Option<u32>, error: &FlowError) {
+        // What a program did to its own connection is no refusal, and what was decided here has been noted in full.
+        let is_own = uid.is_none_or(|uid| uid == nix::unistd::geteuid().as_raw());
+        let is_told = matches!(error, FlowError::Denied(_)) && record.path == "local" && is_own;
+        if is_told || matches!(error, FlowError::ProgramGone(_)) {
+            return;
+        }
+        let fault = error.fault();
+        let target = record.target.as_ref();
+        self.shared.denials.note(crate::denials::Refusal {
+            time: record.time,
+            id: format!("{}-{}", self.shared.config.node, record.id),
+            code: fault.code.into(),
+            source: record.source.to_string(),
+            service: target.map_or(asked, |target| target.service.to_string()),
+            port: target.map_or(0, |target| target.port),
+            what: fault.what,
+            why: fault.why,
+            fix: fault.fix,
+            direction: record.direction.name(),
+            uid,
+        });
     }
 
     async fn find(

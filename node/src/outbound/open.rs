@@ -11,7 +11,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::net::TcpStream;
 use tracing::debug;
 use weft_identity::{
     spiffe::{IdKind, SpiffeId},
@@ -37,6 +36,7 @@ use crate::{
     flows::{Direction, FlowFacts, FlowPlace},
     inbound,
     local::LocalWorkload,
+    own_sockets::OwnStream,
     shared::Shared,
 };
 
@@ -68,7 +68,7 @@ pub(super) enum Opened {
     /// Through a tunnel. If the program spoke before the reply came, that comes with the first bytes back.
     Tunnel { stream: TunnelStream, load: Load },
     /// To a program of this node.
-    Local { io: TcpStream, load: Load, place: FlowPlace },
+    Local { io: OwnStream, load: Load, place: FlowPlace },
 }
 
 impl Opener {
@@ -234,7 +234,7 @@ impl Opener {
         permit: &Permit,
         workload: &LocalWorkload,
         record: &mut Record,
-    ) -> Result<(TcpStream, FlowPlace), FlowError> {
+    ) -> Result<(OwnStream, FlowPlace), FlowError> {
         let target = permit.target();
         let facts = FlowFacts {
             direction: Direction::Inbound,
@@ -253,7 +253,7 @@ impl Opener {
         let address = inbound::program_address(Some(current), workload, target)
             .ok_or_else(|| inbound::not_served(target))?;
         let within = super::settings_of(Some(current), &target.service).connect;
-        let io = inbound::connect::connect(&permit, address, within).await?;
+        let io = inbound::connect::connect(&permit, &self.shared.own_sockets, address, within).await?;
         Ok((io, place))
     }
 
@@ -327,7 +327,7 @@ fn may_serve(destination: &Destination, endpoint: &Endpoint) -> bool {
 
 enum Side {
     Tunnel(TunnelStream),
-    Local((TcpStream, FlowPlace)),
+    Local((OwnStream, FlowPlace)),
 }
 
 fn header(permit: &Permit, endpoint: &Endpoint, record: &Record) -> Result<StreamHeader, FlowError> {

@@ -21,7 +21,7 @@ pub(crate) enum Way {
     /// To a service port, by this snapshot.
     Mesh(Arc<Snapshot>, Target),
     /// Outside the mesh.
-    Outside(Arc<Snapshot>, Outside),
+    Outside(Outside),
 }
 
 /// A destination outside the mesh.
@@ -50,8 +50,8 @@ pub(crate) async fn resolve(
     match destination {
         Destination::Address(address) => {
             let denied = || FlowError::EgressDenied { destination: address.to_string() };
-            let snapshot = first_snapshot(shared).await.ok_or_else(denied)?;
-            Ok(Way::Outside(snapshot, Outside::Address(*address)))
+            first_snapshot(shared).await.ok_or_else(denied)?;
+            Ok(Way::Outside(Outside::Address(*address)))
         }
         Destination::Upstream { service, port } => service_port(shared, service, Some(port.get())).await,
         Destination::Named { host, port } => named(shared, caller, host, *port).await,
@@ -78,13 +78,11 @@ async fn named(
         Resolution::MaybeOutside(service) => match service_port(shared, &service, number).await {
             // The registry knows no such service, so the name is one of the world's.
             Err(FlowError::UnknownService { .. }) => {
-                Ok(Way::Outside(snapshot, Outside::Host(host.to_owned(), number.unwrap_or(80))))
+                Ok(Way::Outside(Outside::Host(host.to_owned(), number.unwrap_or(80))))
             }
             other => other,
         },
-        Resolution::Outside => {
-            Ok(Way::Outside(snapshot, Outside::Host(host.to_owned(), number.unwrap_or(80))))
-        }
+        Resolution::Outside => Ok(Way::Outside(Outside::Host(host.to_owned(), number.unwrap_or(80)))),
     }
 }
 

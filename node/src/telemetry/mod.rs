@@ -7,7 +7,9 @@ pub mod access_log;
 pub mod family;
 pub mod log_file;
 pub mod metrics;
+mod seldom;
 
 pub use access_log::{AccessLog, FlowRecord, LogWriter, Party};
 pub use log_file::LogFile;
 pub use metrics::NodeMetrics;
+pub(crate) use seldom::Seldom;

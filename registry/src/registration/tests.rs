@@ -43,8 +43,8 @@ async fn enrolled() -> Plane {
     let plane = Plane::start().await;
     plane.rig.put(&Resource::Mesh(samples::mesh())).await;
     let mut charge = samples::enrollment("charge", "shop", &["hostb", "hostc"], "sa/charge");
-    let by_uid = weft_policy::model::workload::UnixSelector { uid: Some(1_000), user: None };
-    let by_both = weft_policy::model::workload::UnixSelector { uid: Some(0), user: Some("root".to_owned()) };
+    let by_uid = UnixSelector { uid: Some(1_000), user: None };
+    let by_both = UnixSelector { uid: Some(0), user: Some("root".to_owned()) };
     charge.selectors = vec![by_uid, by_both];
     let revision = plane.rig.put(&Resource::WorkloadEnrollment(charge)).await;
     let key = layout::node(&"hostb".parse().unwrap());
@@ -187,6 +187,30 @@ async fn fifty_registrations_at_once_are_all_made() {
     assert_eq!(labels.len(), 50);
     let charge = samples::service_name("charge", "shop");
     assert_eq!(plane.rig.core.world.current().endpoints(&charge).len(), 50);
+}
+
+#[tokio::test]
+async fn wl_02_only_a_user_whom_a_selector_names_whole_may_start_programs() {
+    let plane = enrolled().await;
+    let ask = |identity: &str, uid, user: &str| {
+        let identity = format!("spiffe://corp.example/ns/shop/sa/{identity}");
+        MayRunRequest { identity, uid, user: user.to_owned() }
+    };
+    let mut agent = plane.agent("hostb").await;
+    agent.may_run(ask("charge", 1_000, "")).await.unwrap();
+    agent.may_run(ask("charge", 0, "root")).await.unwrap();
+    for (identity, uid, user, code) in [
+        ("charge", 1_001, "", "W2206"),
+        ("charge", 0, "", "W2206"),
+        ("charge", 1, "root", "W2206"),
+        ("ledger", 1_000, "", "W6021"),
+    ] {
+        let status = agent.may_run(ask(identity, uid, user)).await.unwrap_err();
+        assert_eq!((status.code(), fault(&status).code.as_str()), (Code::PermissionDenied, code), "{uid}");
+    }
+    let mut other = plane.agent("hosta").await;
+    let status = other.may_run(ask("charge", 1_000, "")).await.unwrap_err();
+    assert_eq!(fault(&status).code, "W6021", "hosta has no such identity");
 }
 
 #[test]
