@@ -168,7 +168,9 @@ impl Issuer {
             Refusal::exhausted(code::TOO_MANY_ATTEMPTS, what)
         };
         let mut held = self.held();
-        if held.get(&who.cloned()).is_some_and(|count| *count >= self.share) {
+        // All who join share one part, which is twice as large.
+        let share = if who.is_some() { self.share } else { 2 * self.share };
+        if held.get(&who.cloned()).is_some_and(|count| *count >= share) {
             return Err(full());
         }
         let permit = self.room.try_acquire().map_err(|_| full())?;

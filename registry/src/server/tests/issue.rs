@@ -137,7 +137,7 @@ async fn iss_06_a_node_that_floods_is_slowed_and_others_are_served() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn iss_06_under_a_flood_of_three_nodes_the_fourth_is_served_at_once() {
-    let rig = Rig::with("limits: {signingQueue: 8, joinBurst: 10}\n");
+    let rig = Rig::with("limits: {signingQueue: 8, joinBurst: 10, issuesPerSecond: 1000000}\n");
     let other = rig.node("calm").await;
     let calm = IdentityClient::new(rig.dial(Some(&other)).await);
     let quiet = latencies(&calm).await;
