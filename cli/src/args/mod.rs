@@ -41,7 +41,11 @@ pub(crate) struct Cli {
 }
 
 impl Cli {
-    /// Reads the command line; what clap refuses ends the process with exit code 2.
+    /// Reads the command line.
+    ///
+    /// # Errors
+    ///
+    /// What clap refuses, and what it was asked to show instead: help, the version.
     pub(crate) fn from_command_line() -> Result<Self, clap::Error> {
         let matches = Self::command().try_get_matches()?;
         let read = excludes(&matches).and_then(|()| Self::from_arg_matches(&matches));

@@ -179,7 +179,10 @@ async fn api_12_a_tokens_secret_is_told_once_and_stored_nowhere() {
             told.push_str(&super::http(address, path).await);
         }
     }
-    assert!(told.contains("agent-hostb") && told.contains("weft_registry_alarms_total"), "all of it was read");
+    assert!(
+        told.contains("agent-hostb") && told.contains("weft_registry_alarms_total"),
+        "all of it was read"
+    );
     for secret in [token.secret(), &made.token, "PRIVATE KEY"] {
         assert!(!told.contains(secret));
     }
