@@ -14,7 +14,7 @@ mod resource;
 mod rule;
 mod run;
 
-use std::process::ExitCode;
+use std::{io::Write as _, process::ExitCode};
 
 use crate::{
     args::{Cli, Command},
@@ -23,7 +23,10 @@ use crate::{
 };
 
 fn main() -> ExitCode {
-    let cli = Cli::from_command_line();
+    let cli = match Cli::from_command_line() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
     let output = Output::new(&cli.global);
     if cli.global.verbose > 0 {
         run::logs::start(&cli.global);
@@ -33,6 +36,19 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => error.report(&output),
     }
+}
+
+/// Help, the version, or what is wrong with the arguments. An argument that would steer the terminal is shown harmless
+/// (API-15); without one the text keeps its colours.
+fn usage(error: &clap::Error) -> ExitCode {
+    let plain = error.render().to_string();
+    let harmless = output::printable(&plain);
+    if plain == harmless {
+        error.exit();
+    }
+    // An error that cannot be written has no reader; the exit code still tells.
+    let _ = write!(std::io::stderr().lock(), "{harmless}");
+    ExitCode::from(error::Exit::Usage as u8)
 }
 
 fn dispatch(cli: Cli, output: &Output) -> Result<ExitCode, CliError> {

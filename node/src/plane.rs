@@ -4,6 +4,7 @@
 //! workloads' ports on the workers.
 
 use std::{
+    io::ErrorKind,
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, mpsc as std_mpsc},
@@ -198,7 +199,11 @@ fn serve_socket(
     let path = shared.config.run_dir.join("agent.sock");
     let listener = bind_unix(&path, 0o666).map_err(|error| {
         let what = format!("cannot listen on {}", path.display());
-        Fault::new(code::STATE_IN_USE, what).why(error.to_string()).fix("weft agent status")
+        let id = match error.kind() {
+            ErrorKind::AlreadyExists | ErrorKind::PermissionDenied => code::SOCKET_UNSAFE,
+            _ => code::STATE_IN_USE,
+        };
+        Fault::new(id, what).why(error.to_string()).fix("weft agent status")
     })?;
     let (sender, mut receiver) = mpsc::channel(1);
     let api = LocalApi::new(Arc::clone(shared), listeners.clone(), sender);

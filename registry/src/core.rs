@@ -13,8 +13,8 @@ use weft_identity::{bundle::TrustBundle, spiffe::TrustDomain};
 use weft_policy::name::ClusterName;
 
 use crate::{
-    clock::Clock, keeper::WorldHandle, metrics::RegistryMetrics, presence::Presence, refusal::Refusal,
-    roles::Caller, shared_uid::SharedUid, store::Store,
+    alarms::Alarms, clock::Clock, keeper::WorldHandle, metrics::RegistryMetrics, presence::Presence,
+    refusal::Refusal, roles::Caller, shared_uid::SharedUid, store::Store,
 };
 
 /// The version that is told to agents and people.
@@ -41,6 +41,10 @@ pub struct Core {
     pub bundle: watch::Receiver<Arc<TrustBundle>>,
     /// What is counted.
     pub metrics: Arc<RegistryMetrics>,
+    /// What points at an attack.
+    pub alarms: Arc<Alarms>,
+    /// The most objects of one page of a list; 500.
+    pub list_page: usize,
     /// Whether a workload may run as the server's own user.
     pub shared_uid: SharedUid,
     /// Cancelled when the server begins to end: agents are asked to go, streams end.

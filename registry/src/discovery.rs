@@ -46,7 +46,7 @@ use crate::{
     nodes::{node_of, old_boot, update},
     presence::NotAdmitted,
     refusal::Refusal,
-    registration,
+    registration, renewals,
     roles::Caller,
     shared_uid,
     wire::Spoken,
@@ -96,6 +96,7 @@ impl DiscoveryService {
         mut requests: Streaming<DiscoveryRequest>,
     ) -> Result<AgentStream, Refusal> {
         let node = node_of(&self.core, &caller)?;
+        renewals::seen(&self.core, &caller, &node).await?;
         let first = tokio::time::timeout(HELLO_WITHIN, requests.message()).await;
         let first = first.map_err(|_| Refusal::bad_value("hello", "no Hello came in time"))?;
         let hello = hello(first.map_err(|_| Refusal::bad_value("hello", "the stream broke"))?)?;

@@ -39,6 +39,7 @@ use weft_policy::{
 };
 
 use crate::{
+    alarms::{Alarm, Alarms},
     clock::Clock,
     keeper::WorldHandle,
     refusal::{Refusal, catalogued},
@@ -60,6 +61,7 @@ struct Inner {
     trust_domain: TrustDomain,
     bundles: BundleSlot,
     metrics: GateMetrics,
+    alarms: Arc<Alarms>,
     own_uid: u32,
     per_client: u32,
     open: Mutex<HashMap<ClientKey, u32>>,
@@ -102,6 +104,8 @@ pub struct Settings {
     pub bundles: BundleSlot,
     /// What is counted.
     pub metrics: GateMetrics,
+    /// What points at an attack.
+    pub alarms: Arc<Alarms>,
     /// Calls that one client may have open.
     pub per_client: u32,
 }
@@ -110,11 +114,22 @@ impl Gate {
     /// A gate for callers of this process's own user, root, and those who have certificates.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        let Settings { table, clock, world, trust_domain, bundles, metrics, per_client } = settings;
+        let Settings { table, clock, world, trust_domain, bundles, metrics, alarms, per_client } = settings;
         let own_uid = geteuid().as_raw();
         let (open, judged) = (Mutex::default(), Mutex::default());
-        let inner =
-            Inner { table, clock, world, trust_domain, bundles, metrics, own_uid, per_client, open, judged };
+        let inner = Inner {
+            table,
+            clock,
+            world,
+            trust_domain,
+            bundles,
+            metrics,
+            alarms,
+            own_uid,
+            per_client,
+            open,
+            judged,
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -228,7 +243,9 @@ impl Inner {
     }
 
     fn denied(&self, caller: &Caller, access: Access, path: &str) -> Refusal {
-        warn!(target: "audit", who = %caller, path, needed = %access, "refused");
+        if let Some(untold) = self.alarms.raise(Alarm::NotPermitted) {
+            warn!(target: "audit", who = %caller, path, needed = %access, untold, "refused");
+        }
         if caller.identity.is_none() && matches!(caller.source, Source::Remote { .. }) {
             return unauthenticated(format!("this needs {access}, and no certificate was shown"));
         }

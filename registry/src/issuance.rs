@@ -1,7 +1,8 @@
 //! The issuance log: every certificate of this authority, written before it leaves the process (ISS-07).
 //!
-//! Owns the records of the log and of certified keys, and how long both are kept. A key is certified for one identity
-//! alone: a second one that presents it has stolen it, or was sent it by mistake.
+//! Owns the records of the log and of certified keys, and how long both are kept. A key is certified once: whoever
+//! presents it for another identity has stolen it, or was sent it by mistake, and a request that comes a second time is a
+//! replay (ISS-03), since every renewal makes a new key.
 
 use std::time::{Duration, SystemTime};
 
@@ -107,6 +108,8 @@ impl Issuance {
 pub enum KeyClaim {
     /// Yes, if this still holds when the certificate is written to the log.
     Free(Compare),
+    /// It was certified for the same identity: the request is one that was answered before.
+    Again,
     /// It was certified for somebody else.
     Taken,
 }
@@ -125,10 +128,8 @@ pub async fn claim(
     let Some(entry) = store.get(&key).await? else { return Ok(KeyClaim::Free(Compare::Absent(key))) };
     let owner = serde_json::from_slice::<RawKey>(&entry.value).map(|raw| raw.id);
     // A record that cannot be read belongs to nobody who could ask.
-    if owner.is_ok_and(|owner| owner == id.to_string()) {
-        return Ok(KeyClaim::Free(Compare::Unchanged { key, mod_revision: entry.mod_revision }));
-    }
-    Ok(KeyClaim::Taken)
+    let same = owner.is_ok_and(|owner| owner == id.to_string());
+    Ok(if same { KeyClaim::Again } else { KeyClaim::Taken })
 }
 
 /// Looks through the log.

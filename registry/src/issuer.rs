@@ -7,15 +7,13 @@
 //! An agent gets what an enrollment gives its node, and renews its own; a person renews their own; nobody gets anything
 //! else. Joining is [`crate::attest`]'s.
 //!
-//! Invariants: what is not in the log was not given out; each renewal of an agent presents its newest SVID, so a copied
-//! state directory shows (ISS-04).
+//! Invariants: what is not in the log was not given out; a key is certified once; each renewal of an agent presents its
+//! newest SVID, so a copied state directory shows (ISS-04).
 
 use std::{
+    collections::HashMap,
     net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -35,6 +33,7 @@ use weft_policy::{
 };
 
 use crate::{
+    alarms::Alarm,
     authority::InstanceAuthority,
     config::LEAF_TTL,
     core::Core,
@@ -51,6 +50,10 @@ use crate::{
 /// How often an issuance is tried again because a record that it was checked against changed meanwhile.
 const MAX_TRIES: usize = 8;
 
+/// Nobody holds more than this part of the queue: one node that floods, or all who join together, leave the rest to
+/// others (ISS-06). An agent asks on one connection, which has no more streams than that by default.
+const SHARE: usize = 4;
+
 /// Signs for callers. See the module.
 #[derive(Debug)]
 pub struct Issuer {
@@ -58,8 +61,28 @@ pub struct Issuer {
     authority: Arc<InstanceAuthority>,
     throttle: Arc<Throttle>,
     room: Semaphore,
-    /// Refused because an agent asked for what no enrollment gives it: a sign of a taken-over node (ISS-01).
-    overreaches: AtomicU64,
+    share: usize,
+    held: Mutex<HashMap<Option<SpiffeId>, usize>>,
+}
+
+/// A place in the queue, until it is dropped.
+#[derive(Debug)]
+pub struct Place<'a> {
+    issuer: &'a Issuer,
+    who: Option<SpiffeId>,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut held = self.issuer.held();
+        if let Some(count) = held.get_mut(&self.who) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&self.who);
+            }
+        }
+    }
 }
 
 /// What one certificate changes beside the log.
@@ -84,8 +107,9 @@ impl Issuer {
     /// An issuer with room for `queue` requests at a time.
     #[must_use]
     pub fn new(core: Core, authority: Arc<InstanceAuthority>, throttle: Arc<Throttle>, queue: u32) -> Self {
-        let room = Semaphore::new(usize::try_from(queue).unwrap_or(Semaphore::MAX_PERMITS));
-        Self { core, authority, throttle, room, overreaches: AtomicU64::new(0) }
+        let places = usize::try_from(queue).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        let (room, share) = (Semaphore::new(places), (places / SHARE).max(1));
+        Self { core, authority, throttle, room, share, held: Mutex::default() }
     }
 
     /// Issues what `request` asks for, if the caller may have it.
@@ -106,17 +130,22 @@ impl Issuer {
             Source::Local { .. } => None,
         };
         self.throttle.issue(address, &own)?;
-        let _place = self.place()?;
+        let _place = self.place(Some(&own))?;
         let wanted = wanted(&own, &request.spiffe_id)?;
         let csr = parse(&request.csr)?;
         let mut tries = 0;
         loop {
             let (ttl, renewal) = self.entitlement(caller, &own, &wanted).await?;
+            let renews = renewal.is_some();
             let beside =
                 |svid: &IssuedSvid| renewal.map_or_else(Beside::default, |renewal| renewal.with(svid));
             match self.sign_and_log(&csr, &wanted, ttl, own.to_string(), beside).await? {
                 Outcome::Issued(logged) => {
                     self.told(&wanted, &own, &logged);
+                    if renews {
+                        // What was banned with it is banned by the time the agent has its answer.
+                        self.core.world.wait_for(logged.revision).await;
+                    }
                     return Ok(IssueSvidResponse { chain: chain(logged.svid) });
                 }
                 Outcome::Conflict if tries < MAX_TRIES => tries += 1,
@@ -128,15 +157,30 @@ impl Issuer {
         }
     }
 
-    /// A place in the queue, held until dropped.
+    /// A place in the queue for `who`, held until dropped; `None` are all who join.
     ///
     /// # Errors
     ///
-    /// A refusal when all are taken: a flood waits at its sender, not here (ISS-06).
-    pub fn place(&self) -> Result<SemaphorePermit<'_>, Refusal> {
-        self.room.try_acquire().map_err(|_| {
-            Refusal::exhausted(code::TOO_MANY_ATTEMPTS, "the authority has as many requests as it takes")
-        })
+    /// A refusal when all are taken, or the share of one caller is: a flood waits at its sender, not here (ISS-06).
+    pub fn place(&self, who: Option<&SpiffeId>) -> Result<Place<'_>, Refusal> {
+        let full = || {
+            let what = "the authority has as many requests as it takes";
+            Refusal::exhausted(code::TOO_MANY_ATTEMPTS, what)
+        };
+        let mut held = self.held();
+        // All who join share one part, which is twice as large.
+        let share = if who.is_some() { self.share } else { 2 * self.share };
+        if held.get(&who.cloned()).is_some_and(|count| *count >= share) {
+            return Err(full());
+        }
+        let permit = self.room.try_acquire().map_err(|_| full())?;
+        *held.entry(who.cloned()).or_insert(0) += 1;
+        Ok(Place { issuer: self, who: who.cloned(), _permit: permit })
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, HashMap<Option<SpiffeId>, usize>> {
+        // Counting cannot panic half-way.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Signs `csr` for `id` and writes the log, with what `beside` says about the certificate.
@@ -156,9 +200,12 @@ impl Issuer {
         let claim = match issuance::claim(&*self.core.store, csr, id).await? {
             KeyClaim::Free(compare) => compare,
             KeyClaim::Taken => {
-                warn!(target: "audit", %id, %asked_by, "refused: the key was certified for another identity");
                 let what = "this key was certified for another identity already";
-                return Err(Refusal::denied(code::BAD_SIGNING_REQUEST, what));
+                return Err(self.used_key(Alarm::ForeignKey, what, id, &asked_by));
+            }
+            KeyClaim::Again => {
+                let what = "this request was answered before: each one needs a new key";
+                return Err(self.used_key(Alarm::Replay, what, id, &asked_by));
             }
         };
         let now = self.core.clock.now();
@@ -177,6 +224,14 @@ impl Issuer {
         }
     }
 
+    /// The refusal of a key that was certified before.
+    fn used_key(&self, alarm: Alarm, what: &str, id: &SpiffeId, asked_by: &str) -> Refusal {
+        if let Some(untold) = self.core.alarms.raise(alarm) {
+            warn!(target: "audit", %id, %asked_by, kind = alarm.label(), untold, "refused: the key was certified before");
+        }
+        Refusal::denied(code::BAD_SIGNING_REQUEST, what)
+    }
+
     /// The life of agents' and workloads' certificates.
     #[must_use]
     pub fn leaf_ttl(&self) -> Duration {
@@ -187,12 +242,6 @@ impl Issuer {
     #[must_use]
     pub const fn person_ttl(&self) -> Duration {
         LEAF_TTL
-    }
-
-    /// How often agents asked for what no enrollment gives them.
-    #[must_use]
-    pub fn overreaches(&self) -> u64 {
-        self.overreaches.load(Ordering::Relaxed)
     }
 
     /// Whether `caller`, who is `own`, may have `wanted`: for how long, and as which renewal of an agent.
@@ -209,6 +258,7 @@ impl Issuer {
                     let renewal = renewals::check(&self.core, caller, &node).await?;
                     return Ok((self.leaf_ttl(), Some(renewal)));
                 }
+                renewals::seen(&self.core, caller, &node).await?;
                 Ok((self.grant(&node, own, wanted)?, None))
             }
             IdKind::User(name) if own == wanted => {
@@ -237,8 +287,9 @@ impl Issuer {
         match enrollment::grant(&catalog, node, wanted) {
             Ok(grant) => Ok(grant.ttl.unwrap_or_else(|| self.leaf_ttl())),
             Err(reason) => {
-                self.overreaches.fetch_add(1, Ordering::Relaxed);
-                warn!(target: "audit", %own, %wanted, %reason, "refused: no enrollment gives this identity");
+                if let Some(untold) = self.core.alarms.raise(Alarm::Overreach) {
+                    warn!(target: "audit", %own, %wanted, %reason, untold, "alarm: no enrollment gives this identity");
+                }
                 let id = match wanted.kind() {
                     IdKind::Workload { .. } => code::ISSUANCE_REFUSED,
                     IdKind::Node(_) | IdKind::Server(_) | IdKind::User(_) | IdKind::Other => {

@@ -9,6 +9,7 @@
 //!
 //! Everybody comes through [`gate`]; [`server`] puts the parts together.
 
+pub mod alarms;
 pub mod attest;
 pub mod authority;
 pub mod bootstrap;

@@ -76,6 +76,11 @@ impl PrivateError {
 /// [`PrivateError`] when it cannot be made, belongs to somebody else, or is open to others.
 pub fn directory(path: &Path) -> Result<(), PrivateError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("create", path))?;
+    let metadata = fs::symlink_metadata(path).map_err(failed("inspect", path))?;
+    if metadata.file_type().is_symlink() {
+        // Whoever owns the link may lead it elsewhere at any time (WL-05).
+        check_owner(path, &metadata)?;
+    }
     let metadata = fs::metadata(path).map_err(failed("inspect", path))?;
     check(path, &metadata)
 }
@@ -133,11 +138,17 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-fn check(path: &Path, metadata: &fs::Metadata) -> Result<(), PrivateError> {
-    let (uid, mode) = (metadata.uid(), metadata.permissions().mode() & 0o7777);
+fn check_owner(path: &Path, metadata: &fs::Metadata) -> Result<(), PrivateError> {
+    let uid = metadata.uid();
     if uid != geteuid().as_raw() && uid != 0 {
         return Err(PrivateError::ForeignOwner { path: path.into(), uid });
     }
+    Ok(())
+}
+
+fn check(path: &Path, metadata: &fs::Metadata) -> Result<(), PrivateError> {
+    check_owner(path, metadata)?;
+    let mode = metadata.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
         return Err(PrivateError::Exposed { path: path.into(), mode });
     }
@@ -188,6 +199,24 @@ mod tests {
         fs::create_dir(&open).unwrap();
         fs::set_permissions(&open, fs::Permissions::from_mode(0o755)).unwrap();
         assert!(matches!(directory(&open), Err(PrivateError::Exposed { .. })));
+    }
+
+    #[test]
+    fn wl_05_a_directory_of_somebody_else_or_a_link_of_theirs_is_refused() {
+        if !geteuid().is_root() {
+            return; // only root can make what belongs to somebody else
+        }
+        let temp = tempfile::tempdir().unwrap();
+        let theirs = temp.path().join("theirs");
+        directory(&theirs).unwrap();
+        std::os::unix::fs::chown(&theirs, Some(4242), None).unwrap();
+        assert!(matches!(directory(&theirs), Err(PrivateError::ForeignOwner { uid: 4242, .. })));
+        let (ours, link) = (temp.path().join("ours"), temp.path().join("link"));
+        directory(&ours).unwrap();
+        std::os::unix::fs::symlink(&ours, &link).unwrap();
+        directory(&link).unwrap();
+        std::os::unix::fs::lchown(&link, Some(4242), None).unwrap();
+        assert!(matches!(directory(&link), Err(PrivateError::ForeignOwner { uid: 4242, .. })));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The chain of an agent's own certificates: each renewal presents the newest one (ISS-04).
 //!
 //! Two copies of one state directory cannot both go on: when one has renewed and used what it got, the other's
-//! certificate is no longer the newest. The answer to a renewal can be lost, so the one before is good for one more try,
-//! until the new one has been presented.
+//! certificate is no longer the newest, and good for nothing that an agent asks of the issuer or of discovery. The answer
+//! to a renewal can be lost, so the one before is good for one more try, until the new one has been presented.
 //!
 //! ```text
 //! confirmed ──renewal──▶ confirmed + pending ──pending is presented──▶ confirmed (the former pending)
@@ -17,18 +17,21 @@ use weft_identity::{ca::IssuedSvid, svid::Serial};
 use weft_policy::{code, name::NodeName};
 
 use crate::{
+    alarms::Alarm,
     core::Core,
     issuer::Beside,
     layout,
     records::{NodeRecord, Record},
     refusal::{Refusal, catalogued},
     roles::Caller,
-    store::{Compare, Entry, Key, Op},
+    store::{Compare, Entry, Key, Op, StoreError},
 };
 
 /// The most banned serial numbers of one node. An agent that loses that many answers within the life of a certificate
 /// is broken; the oldest, which expire first, are forgotten.
 const MAX_BANNED: usize = 256;
+/// How often a chain is read again because it changed meanwhile: an agent renews one certificate at a time.
+const MAX_TRIES: usize = 4;
 
 /// Serial numbers of an agent's own certificates, in hexadecimal.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -55,35 +58,97 @@ pub struct Renewal {
 ///
 /// A refusal when the certificate is not the newest, is banned, or the node is not known.
 pub async fn check(core: &Core, caller: &Caller, node: &NodeName) -> Result<Renewal, Refusal> {
-    let presented = caller.peer.as_ref().map(|peer| peer.serial.to_string());
-    let Some(presented) = presented else {
+    let Some(presented) = presented(caller) else {
         return Err(Refusal::not_permitted("a certificate is renewed on a connection that proves it"));
     };
     let (node_key, chain_key) = (layout::node(node), layout::renewals(node));
     let (node_entry, chain_entry) = (core.store.get(&node_key).await?, core.store.get(&chain_key).await?);
-    let banned = || {
-        Refusal::denied(
-            code::IDENTITY_BANNED,
-            format!("node {node} may not renew this certificate; it must join again"),
-        )
-    };
-    let Some(node_entry) = node_entry else { return Err(banned()) };
+    let Some(node_entry) = node_entry else { return Err(banned(node)) };
     let mut record = NodeRecord::decode(&node_entry.value).map_err(|_| unreadable(&node_key))?;
     let chain = chain_entry.as_ref().map(|entry| decode(entry, &chain_key)).transpose()?;
-    let Some(chain) = chain else { return Err(banned()) };
+    let Some(chain) = chain else { return Err(banned(node)) };
     if record.banned.contains(&presented) {
-        return Err(banned());
+        return Err(banned(node));
     }
-    if chain.confirmed == presented {
-        // What was pending is lost, or in the hands of a copy: it is not good any more.
-        record.banned.extend(chain.pending);
-        record.banned.drain(..record.banned.len().saturating_sub(MAX_BANNED));
-    } else if chain.pending.as_ref() != Some(&presented) {
-        warn!(target: "audit", %node, %presented, "refused: an older certificate renews; its state may have been copied");
-        return Err(banned());
+    match chain.place_of(&presented) {
+        Place::Confirmed => {
+            // What was pending is lost, or in the hands of a copy: it is not good any more.
+            record.banned.extend(chain.pending);
+            record.banned.drain(..record.banned.len().saturating_sub(MAX_BANNED));
+        }
+        Place::Pending => {}
+        Place::Older => return Err(older(core, node, &presented)),
     }
     let compares = [Some(node_entry), chain_entry].into_iter().flatten().map(unchanged).collect();
     Ok(Renewal { node: node.clone(), record, confirmed: presented, compares })
+}
+
+/// Notes that the agent of `node` came with `caller`'s certificate: from its first use on the newest one is confirmed,
+/// so that a copy which still has the one before is found out with its next request.
+///
+/// A node without a chain, which none that joined is, has nothing to be compared with.
+///
+/// # Errors
+///
+/// A refusal when the certificate is older than one that was presented since.
+pub async fn seen(core: &Core, caller: &Caller, node: &NodeName) -> Result<(), Refusal> {
+    let Some(presented) = presented(caller) else { return Ok(()) };
+    let key = layout::renewals(node);
+    for _ in 0..MAX_TRIES {
+        let Some(entry) = core.store.get(&key).await? else { return Ok(()) };
+        match decode(&entry, &key)?.place_of(&presented) {
+            Place::Confirmed => return Ok(()),
+            Place::Older => return Err(older(core, node, &presented)),
+            Place::Pending => {
+                let confirmed = Chain { confirmed: presented.clone(), pending: None };
+                match core.store.txn(vec![unchanged(entry)], vec![start(node, &confirmed)]).await {
+                    Ok(_) => return Ok(()),
+                    // It renewed at the same time; what it presented may be older by now.
+                    Err(StoreError::Conflict(_)) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+    }
+    let what = format!("the renewals of node {node} change all the time");
+    Err(Refusal::new(Code::Aborted, catalogued(code::WRITE_CONFLICT, what)))
+}
+
+fn presented(caller: &Caller) -> Option<String> {
+    caller.peer.as_ref().map(|peer| peer.serial.to_string())
+}
+
+fn banned(node: &NodeName) -> Refusal {
+    let what = format!("node {node} may not renew this certificate; it must join again");
+    Refusal::denied(code::IDENTITY_BANNED, what)
+}
+
+fn older(core: &Core, node: &NodeName, presented: &str) -> Refusal {
+    if let Some(untold) = core.alarms.raise(Alarm::OlderCopy) {
+        warn!(target: "audit", %node, %presented, untold, "alarm: an older certificate comes back; the agent's state may have been copied");
+    }
+    let what = format!("node {node} has replaced the certificate {presented} since");
+    Refusal::denied(code::OLDER_COPY, what)
+}
+
+/// Where a certificate stands in a chain.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Place {
+    /// It is the newest that was presented.
+    Confirmed,
+    /// It was issued after that one, and is presented for the first time.
+    Pending,
+    /// It was replaced, or never was.
+    Older,
+}
+
+impl Chain {
+    fn place_of(&self, serial: &str) -> Place {
+        if self.confirmed == serial {
+            return Place::Confirmed;
+        }
+        if self.pending.as_deref() == Some(serial) { Place::Pending } else { Place::Older }
+    }
 }
 
 impl Renewal {

@@ -20,6 +20,7 @@ use weft_policy::{
 };
 
 use crate::{
+    alarms::Alarms,
     catalog::Catalog,
     clock::Clock,
     core::Core,
@@ -231,6 +232,8 @@ impl Rig {
         let empty = Arc::new(TrustBundle::new(domain(), Vec::new(), 1).unwrap());
         let (bundle, told) = watch::channel(empty);
         let core = Core {
+            alarms: Arc::new(Alarms::new(clock.clone())),
+            list_page: 500,
             store,
             clock,
             trust_domain: domain(),

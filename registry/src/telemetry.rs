@@ -37,10 +37,10 @@ use tokio_util::sync::CancellationToken;
 use weft_api::channel::ChannelStats;
 
 use crate::{
+    alarms::Alarms,
     authority::InstanceAuthority,
     clock::Clock,
     core::{Authority, VERSION},
-    issuer::Issuer,
     metrics::{OutcomeLabels, RegistryMetrics},
     plain::Bounded,
     presence::Presence,
@@ -96,7 +96,6 @@ fn outcome<T>(answer: &Result<T, Refusal>) -> OutcomeLabels {
 /// What the authority reports, read at each scrape.
 struct AuthorityCollector {
     authority: Arc<InstanceAuthority>,
-    issuer: Arc<Issuer>,
 }
 
 impl fmt::Debug for AuthorityCollector {
@@ -124,10 +123,6 @@ impl Collector for AuthorityCollector {
             None,
             issued.metric_type(),
         )?)?;
-        let overreaches = ConstCounter::new(self.issuer.overreaches());
-        let help = "Identities that agents asked for and no enrollment gives";
-        let name = "weft_identity_overreaches";
-        overreaches.encode(encoder.encode_descriptor(name, help, None, overreaches.metric_type())?)?;
         let sequence = ConstGauge::new(i64::try_from(status.bundle_sequence).unwrap_or(i64::MAX));
         let help = "Sequence number of the trust bundle";
         sequence.encode(encoder.encode_descriptor(
@@ -190,7 +185,7 @@ impl Metrics {
         gate: &GateMetrics,
         identity: &IdentityMetrics,
         authority: &Arc<InstanceAuthority>,
-        issuer: &Arc<Issuer>,
+        alarms: &Alarms,
     ) -> Self {
         let mut registry = Registry::default();
         store.register(&mut registry);
@@ -201,8 +196,8 @@ impl Metrics {
         registry.register("weft_identity_joins", help, identity.joins.clone());
         let help = "Requests for certificates, by outcome";
         registry.register("weft_identity_requests", help, identity.issues.clone());
-        let (authority, issuer) = (Arc::clone(authority), Arc::clone(issuer));
-        registry.register_collector(Box::new(AuthorityCollector { authority, issuer }));
+        alarms.register(&mut registry);
+        registry.register_collector(Box::new(AuthorityCollector { authority: Arc::clone(authority) }));
         Self { registry }
     }
 

@@ -8,6 +8,7 @@
 //! while accepting ends the accept loop; a peer that shows a certificate without a readable identity is not served.
 
 mod client;
+mod patience;
 mod plain;
 mod server;
 mod slots;
@@ -44,6 +45,17 @@ pub struct Limits {
     /// Connections served for one address (IPv6: one /64); a further one is closed. 1,024, so that a host full of
     /// agents behind one address works.
     pub connections_per_address: usize,
+    /// Connections of callers without a certificate, which can only join or fetch the bundle; a further one is closed.
+    /// 512, an eighth of all, so that strangers leave room for agents.
+    pub anonymous: usize,
+    /// The same from one address (IPv6: one /64). 64, as many as may shake hands at once.
+    pub anonymous_per_address: usize,
+    /// How long such a caller may stay; joining takes less than a second. 60 s.
+    pub anonymous_age: Duration,
+    /// Streams that one connection may have open. 64 (security.md 9.3).
+    pub streams_per_connection: u32,
+    /// A connection is asked to end after this time, so that clients spread over the servers. 30 min (security.md 9.3).
+    pub connection_age: Duration,
 }
 
 impl Default for Limits {
@@ -54,15 +66,16 @@ impl Default for Limits {
             handshakes_per_address: 64,
             connections: 4_096,
             connections_per_address: 1_024,
+            anonymous: 512,
+            anonymous_per_address: 64,
+            anonymous_age: Duration::from_secs(60),
+            streams_per_connection: 64,
+            connection_age: Duration::from_secs(30 * 60),
         }
     }
 }
 
-/// Streams that one client may have open on one connection (security.md 9.3).
-const STREAMS_PER_CLIENT: u32 = 64;
-/// A connection is asked to end after this time, so that clients spread over the servers (security.md 9.3).
-const CONNECTION_AGE: Duration = Duration::from_secs(30 * 60);
-/// How long its streams may go on after that.
+/// How long the streams of a connection may go on after [`Limits::connection_age`].
 const CONNECTION_AGE_GRACE: Duration = Duration::from_secs(60);
 /// Header bytes of one request (security.md 9.3).
 const HEADER_LIST_BYTES: u32 = 16 * 1024;
@@ -73,12 +86,18 @@ const LOCAL_ERROR_RESETS: usize = 100;
 /// A silent client is asked for a sign of life this often, and has as long to answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// A tonic server with the bounds of security.md 9.3; add services and `serve_with_incoming` one of our streams.
+/// A tonic server with the default bounds of security.md 9.3; add services and `serve_with_incoming` one of our streams.
 #[must_use]
 pub fn grpc_server() -> tonic::transport::Server {
+    grpc_server_with(&Limits::default())
+}
+
+/// [`grpc_server`] with other bounds.
+#[must_use]
+pub fn grpc_server_with(limits: &Limits) -> tonic::transport::Server {
     tonic::transport::Server::builder()
-        .max_concurrent_streams(STREAMS_PER_CLIENT)
-        .max_connection_age(CONNECTION_AGE)
+        .max_concurrent_streams(limits.streams_per_connection)
+        .max_connection_age(limits.connection_age)
         .max_connection_age_grace(CONNECTION_AGE_GRACE)
         .http2_max_header_list_size(HEADER_LIST_BYTES)
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))

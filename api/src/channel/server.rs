@@ -26,6 +26,7 @@ use weft_identity::tls::{PeerIdentity, peer_id};
 
 use super::{
     ALPN_H2, Limits,
+    patience::Patience,
     slots::{ChannelStats, Connections, Cut, Slot, Slots},
 };
 
@@ -92,6 +93,7 @@ pub(super) fn serve(listener: impl Accept, tls: Arc<rustls::ServerConfig>, limit
         limits,
         pending: Slots::new(limits.handshakes, limits.handshakes_per_address),
         open: Slots::new(limits.connections, limits.connections_per_address),
+        anonymous: Slots::new(limits.anonymous, limits.anonymous_per_address),
         ready: sender,
         stats: Arc::clone(&stats),
         connections: connections.clone(),
@@ -121,6 +123,7 @@ struct Acceptor {
     limits: Limits,
     pending: Arc<Slots>,
     open: Arc<Slots>,
+    anonymous: Arc<Slots>,
     ready: mpsc::Sender<TlsConnection>,
     stats: Arc<ChannelStats>,
     connections: Connections,
@@ -155,8 +158,7 @@ impl Acceptor {
     fn begin(&self, handshakes: &mut JoinSet<()>, socket: TcpStream, from: SocketAddr) {
         let from = SocketAddr::new(from.ip().to_canonical(), from.port());
         let (Some(pending), Some(open)) = (self.pending.take(from.ip()), self.open.take(from.ip())) else {
-            ChannelStats::count(&self.stats.refused);
-            debug!(%from, "connection closed: a limit of the listener is reached");
+            self.refused(from);
             return;
         };
         let this = self.clone();
@@ -165,6 +167,7 @@ impl Acceptor {
             drop(pending);
             match outcome {
                 Ok(Ok(connection)) => this.hand_over(connection).await,
+                Ok(Err(HandshakeError::TooManyStrangers)) => this.refused(from),
                 Ok(Err(error)) => this.failed(from, &error),
                 Err(_elapsed) => this.failed(from, &HandshakeError::TimedOut),
             }
@@ -190,6 +193,13 @@ impl Acceptor {
             None | Some([]) => None,
             Some(chain) => Some(peer_id(chain).map_err(|error| HandshakeError::Nobody(error.to_string()))?),
         };
+        let (anonymous, stay) = match &peer {
+            Some(_) => (None, None),
+            None => {
+                let slot = self.anonymous.take(from.ip()).ok_or(HandshakeError::TooManyStrangers)?;
+                (Some(slot), Some(self.limits.anonymous_age))
+            }
+        };
         self.stats.open.fetch_add(1, Ordering::Relaxed);
         let chain =
             session.peer_certificates().unwrap_or_default().iter().map(|c| c.clone().into_owned()).collect();
@@ -198,7 +208,8 @@ impl Acceptor {
             stream,
             info,
             cut: self.connections.cut(),
-            _slot: slot,
+            patience: Patience::new(self.limits.handshake_timeout, stay),
+            _slots: (slot, anonymous),
             stats: Arc::clone(&self.stats),
         })
     }
@@ -208,6 +219,11 @@ impl Acceptor {
         if self.ready.send(connection).await.is_err() {
             debug!("connection dropped: the server is ending");
         }
+    }
+
+    fn refused(&self, from: SocketAddr) {
+        ChannelStats::count(&self.stats.refused);
+        debug!(%from, "connection closed: a limit of the listener is reached");
     }
 
     fn failed(&self, from: SocketAddr, error: &HandshakeError) {
@@ -229,6 +245,8 @@ enum HandshakeError {
     NotHttp2,
     #[error("the certificate proves no identity: {0}")]
     Nobody(String),
+    #[error("as many callers without a certificate are connected as may be")]
+    TooManyStrangers,
 }
 
 /// One TLS connection with what is known of its peer.
@@ -237,7 +255,8 @@ pub struct TlsConnection {
     stream: TlsStream<TcpStream>,
     info: ConnectInfo,
     cut: Cut,
-    _slot: Slot,
+    patience: Patience,
+    _slots: (Slot, Option<Slot>),
     stats: Arc<ChannelStats>,
 }
 
@@ -262,7 +281,11 @@ impl AsyncRead for TlsConnection {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.cut.check(cx)?;
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        self.patience.check(cx)?;
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.patience.heard(buf.filled().len().saturating_sub(before));
+        read
     }
 }
 

@@ -454,6 +454,50 @@ async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
 }
 
 #[tokio::test]
+async fn wl_05_a_socket_is_not_put_where_somebody_else_can_replace_it() {
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+
+    let temp = tempfile::tempdir().unwrap();
+    let folder = temp.path().join("run");
+    let socket = folder.join("agent.sock");
+    let kind = |path: &Path| bind_unix(path, 0o666).map(drop).map_err(|error| error.kind());
+    kind(&socket).unwrap();
+    for mode in [0o777, 0o1777, 0o720, 0o702] {
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(mode)).unwrap();
+        assert_eq!(kind(&socket), Err(io::ErrorKind::PermissionDenied), "{mode:o}");
+    }
+    for mode in [0o700, 0o711, 0o755] {
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(mode)).unwrap();
+        kind(&socket).unwrap();
+    }
+    // A link in the place of the socket is not followed, wherever it leads.
+    let other = temp.path().join("precious");
+    std::fs::write(&other, "precious").unwrap();
+    let planted = folder.join("planted.sock");
+    symlink(&other, &planted).unwrap();
+    assert_eq!(kind(&planted), Err(io::ErrorKind::AlreadyExists));
+    assert_eq!(std::fs::read(&other).unwrap(), b"precious");
+    std::fs::remove_file(&planted).unwrap();
+    symlink(temp.path().join("nothing"), &planted).unwrap();
+    assert_eq!(kind(&planted), Err(io::ErrorKind::AlreadyExists), "nor one that leads nowhere");
+    // Only root can give a folder to somebody else; elsewhere this part says nothing.
+    if chown(&folder, Some(4242), None).is_ok() {
+        assert_eq!(kind(&socket), Err(io::ErrorKind::PermissionDenied), "it belongs to somebody else");
+    }
+}
+
+#[tokio::test]
+async fn wl_05_whoever_squats_the_socket_first_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("server.sock");
+    let squatter = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    assert_eq!(bind_unix(&path, 0o600).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    drop(squatter);
+    bind_unix(&path, 0o600).unwrap();
+    assert_eq!(mode(&path), 0o600, "a stale one is replaced, with our mode");
+}
+
+#[tokio::test]
 async fn faults_arrive_over_a_real_connection_however_many_there_are() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("server.sock");

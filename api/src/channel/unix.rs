@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     fs,
     io::{self, ErrorKind},
-    os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
     path::Path,
     pin::Pin,
     sync::Arc,
@@ -52,19 +52,38 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Binds a Unix socket at `path` with `mode`, such as `0o600`; a missing folder is made with mode 0700.
 ///
 /// A socket file that nobody listens on any more is replaced. The folder's mode, not the file's, is what keeps others
-/// out between bind and chmod.
+/// out between bind and chmod, and from putting a socket of their own in its place later (WL-05).
 ///
 /// # Errors
 ///
-/// `AddrInUse` when somebody answers at `path`, `AlreadyExists` when it is not a socket, else what the system says.
+/// `AddrInUse` when somebody answers at `path`, `AlreadyExists` when it is not a socket, `PermissionDenied` when the
+/// folder is somebody else's or open to others' writing, else what the system says.
 pub fn bind_unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
     if let Some(folder) = path.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        check_folder(folder)?;
     }
     remove_stale(path)?;
     let listener = UnixListener::bind(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     Ok(listener)
+}
+
+/// Whether nobody but this user and root can put something into `folder`, or lead it elsewhere by a link.
+fn check_folder(folder: &Path) -> io::Result<()> {
+    let refuse = |why: String| Err(io::Error::new(ErrorKind::PermissionDenied, why));
+    // The kernel's word for who this process is, without a call of libc.
+    let own = fs::metadata("/proc/self")?.uid();
+    for metadata in [fs::symlink_metadata(folder)?, fs::metadata(folder)?] {
+        if metadata.uid() != own && metadata.uid() != 0 {
+            return refuse(format!("the folder {} belongs to uid {}", folder.display(), metadata.uid()));
+        }
+        let mode = metadata.permissions().mode() & 0o7777;
+        if !metadata.file_type().is_symlink() && mode & 0o022 != 0 {
+            return refuse(format!("others may write to the folder {} (mode {mode:04o})", folder.display()));
+        }
+    }
+    Ok(())
 }
 
 fn remove_stale(path: &Path) -> io::Result<()> {

@@ -41,11 +41,15 @@ pub(crate) struct Cli {
 }
 
 impl Cli {
-    /// Reads the command line; what clap refuses ends the process with exit code 2.
-    pub(crate) fn from_command_line() -> Self {
-        let matches = Self::command().get_matches();
+    /// Reads the command line.
+    ///
+    /// # Errors
+    ///
+    /// What clap refuses, and what it was asked to show instead: help, the version.
+    pub(crate) fn from_command_line() -> Result<Self, clap::Error> {
+        let matches = Self::command().try_get_matches()?;
         let read = excludes(&matches).and_then(|()| Self::from_arg_matches(&matches));
-        read.unwrap_or_else(|error| error.format(&mut Self::command()).exit())
+        read.map_err(|error| error.format(&mut Self::command()))
     }
 }
 

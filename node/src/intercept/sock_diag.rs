@@ -339,6 +339,46 @@ mod tests {
     }
 
     #[test]
+    fn wl_03_a_socket_stays_its_makers_whoever_holds_it_later() {
+        const SOMEBODY: u32 = 4_242;
+        if !nix::unistd::geteuid().is_root() {
+            return; // only root can make a socket as somebody else
+        }
+        let (lookup, v4) = (Lookup::open().unwrap(), IpAddr::V4(Ipv4Addr::LOCALHOST));
+        // The kernel notes the user who makes a socket. fsuid is this thread's alone.
+        let made_as = |uid: u32| {
+            nix::unistd::setfsuid(uid.into());
+            let made = connection("127.0.0.1:0", v4);
+            nix::unistd::setfsuid(0.into());
+            made
+        };
+        let owner = |(client, accepted, peer): &(TcpStream, TcpStream, SocketAddr)| {
+            // Handed over: by a message on a Unix socket or over exec, another process holds the same open socket.
+            let passed = client.try_clone().unwrap();
+            let before = lookup.find(*peer, accepted.local_addr().unwrap()).unwrap().unwrap();
+            assert_eq!(u64::from(before.inode), inode_of(&passed));
+            before.uid
+        };
+        assert_eq!(owner(&made_as(SOMEBODY)), SOMEBODY, "root holds it now, and it is still somebody's");
+        assert_eq!(owner(&made_as(0)), 0, "and what root made is never a proof for somebody else");
+    }
+
+    #[test]
+    fn wl_03_a_port_that_is_used_again_proves_only_its_new_owner() {
+        let (lookup, v4) = (Lookup::open().unwrap(), IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let (client, accepted, peer) = connection("127.0.0.1:0", v4);
+        let first = lookup.find(peer, accepted.local_addr().unwrap()).unwrap().unwrap();
+        let (other, accepted_other, peer_other) = connection("127.0.0.1:0", v4);
+        drop(client);
+        let now = lookup.find(peer, accepted.local_addr().unwrap()).unwrap();
+        assert!(now.is_none_or(|now| now.inode != first.inode), "the closed one proves nothing: {now:?}");
+        let second = lookup.find(peer_other, accepted_other.local_addr().unwrap()).unwrap().unwrap();
+        assert_eq!(u64::from(second.inode), inode_of(&other));
+        let crossed = lookup.find(peer, accepted_other.local_addr().unwrap()).unwrap();
+        assert_eq!(crossed, None, "ends of two connections are none");
+    }
+
+    #[test]
     fn a_listener_at_the_clients_port_is_not_the_client() {
         let lookup = Lookup::open(OwnSockets::default()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

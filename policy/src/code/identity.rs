@@ -87,4 +87,8 @@ rows! {
     IDENTITY_REVOKED = "W3026" Error "the other side's identity was withdrawn while the connection was open"
         cause: "its enrollment or its node was removed"
         fix: ["see the enrollments:   weft get workloadenrollments -A"];
+    OLDER_COPY = "W3027" Error "the agent presented a certificate that the node has replaced"
+        cause: "a copy of its state directory runs elsewhere, or an old backup was restored"
+        fix: ["see where it runs:   weft get agents",
+              "if the wrong one is connected, replace both:   weft token create --for agent --node <node> --replace"];
 }

@@ -24,6 +24,7 @@ use zeroize::Zeroizing;
 
 use super::record::{Purpose, State, TokenRecord};
 use crate::{
+    alarms::Alarm,
     core::Core,
     issuer::{self, Beside, Issuer, Outcome},
     layout,
@@ -36,6 +37,8 @@ use crate::{
 
 /// How often something is tried again because a record that it was checked against changed meanwhile.
 pub(super) const MAX_TRIES: usize = 16;
+/// How much of a name that somebody claims is written to the log; node names have at most 63 letters.
+const SHOWN_CHARS: usize = 64;
 
 /// Makes tokens and takes them. See the module.
 #[derive(Debug)]
@@ -70,7 +73,7 @@ impl JoinTokens {
     /// A refusal that says what is wrong with the token; an unknown secret learns nothing.
     pub async fn join(&self, from: IpAddr, request: JoinRequest) -> Result<JoinResponse, Refusal> {
         self.throttle.join(from)?;
-        let _place = self.issuer.place()?;
+        let _place = self.issuer.place(None)?;
         let JoinRequest { secret, node, csr, version } = request;
         let hash = hash(&Zeroizing::new(secret));
         let csr = issuer::parse(&csr)?;
@@ -89,7 +92,9 @@ impl JoinTokens {
         let found = entry.and_then(|entry| Some((TokenRecord::decode(&entry.value).ok()?, entry)));
         found.ok_or_else(|| {
             self.throttle.guessed(from);
-            warn!(target: "audit", %from, "refused: somebody joins with an unknown token");
+            if let Some(untold) = self.core.alarms.raise(Alarm::UnknownToken) {
+                warn!(target: "audit", %from, untold, "refused: somebody joins with an unknown token");
+            }
             refused(code::TOKEN_UNKNOWN, "no such token")
         })
     }
@@ -105,14 +110,19 @@ impl JoinTokens {
                 return Err(refused(code::TOKEN_OTHER_PURPOSE, format!("token {id} is for a person")));
             }
             (Purpose::Agent { node: bound, .. }, node) if bound.as_str() != node => {
-                warn!(target: "audit", id, %bound, node, "refused: a token is used for another node");
+                if let Some(untold) = self.core.alarms.raise(Alarm::TokenElsewhere) {
+                    let node: String = node.chars().take(SHOWN_CHARS).collect();
+                    warn!(target: "audit", id, %bound, ?node, untold, "refused: a token is used for another node");
+                }
                 return Err(refused(code::TOKEN_OTHER_NODE, format!("token {id} is for node {bound}")));
             }
             (Purpose::Agent { .. } | Purpose::Person { .. }, _) => {}
         }
         match record.state {
             State::Used => {
-                warn!(target: "audit", id, "alarm: a token is presented a second time; one of the two has stolen it");
+                if let Some(untold) = self.core.alarms.raise(Alarm::TokenAgain) {
+                    warn!(target: "audit", id, untold, "alarm: a token is presented a second time; one of the two has stolen it");
+                }
                 Err(refused(code::TOKEN_USED, format!("token {id} was used already")))
             }
             State::Revoked => Err(refused(code::TOKEN_REVOKED, format!("token {id} was revoked"))),

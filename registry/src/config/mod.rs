@@ -22,7 +22,7 @@ use weft_identity::{
 use weft_policy::{code, limit::Rate, model::HostPort, name::ClusterName};
 
 use self::raw::{Period, RawConfig, RawLimits};
-use crate::refusal::catalogued;
+use crate::{refusal::catalogued, store::MAX_PAGE_ENTRIES};
 
 /// Leaf lifetime by default (security.md 3.2, availability profile).
 pub const LEAF_TTL: Duration = Duration::from_secs(24 * 3600);
@@ -84,7 +84,8 @@ pub struct Issuing {
 pub struct Limits {
     /// Of the listeners.
     pub channel: channel::Limits,
-    /// Calls and streams that one client may have open on all its connections together; 128.
+    /// Calls and streams that one client may have open on all its connections together; 128, which is two connections
+    /// with all their streams: the one that it has and the one that it moves to.
     pub streams_per_client: u32,
     /// Attempts to join from one address (IPv6: one /64): 1 a second, 5 at once.
     pub joins: Rate,
@@ -96,6 +97,31 @@ pub struct Limits {
     pub signing_queue: u32,
     /// Tokens that are neither used, revoked nor expired; 1,000.
     pub open_tokens: u32,
+    /// Objects of one page of a list; 500, which is also the most (security.md 9.3).
+    pub list_page: usize,
+}
+
+impl Limits {
+    fn faults(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let mut refuse = |key: &str, what: String| {
+            faults.push(catalogued(code::CONFIG_BAD_VALUE, what).at(format!("limits.{key}"), None));
+        };
+        let channel = &self.channel;
+        for (key, time) in [
+            ("handshakeTimeout", channel.handshake_timeout),
+            ("anonymousAge", channel.anonymous_age),
+            ("connectionAge", channel.connection_age),
+        ] {
+            if time.is_zero() {
+                refuse(key, "nobody can be served in no time".to_owned());
+            }
+        }
+        if self.list_page > MAX_PAGE_ENTRIES {
+            refuse("listPage", format!("a page has at most {MAX_PAGE_ENTRIES} objects"));
+        }
+        faults
+    }
 }
 
 /// A host that others are told to dial, with a port if it is not the listener's.
@@ -215,10 +241,7 @@ impl Config {
             );
             faults.push(catalogued(code::LOOPBACK_ADVERTISED, what).at("advertise", None));
         }
-        if self.limits.channel.handshake_timeout.is_zero() {
-            let what = "a handshake needs time";
-            faults.push(catalogued(code::CONFIG_BAD_VALUE, what).at("limits.handshakeTimeout", None));
-        }
+        faults.extend(self.limits.faults());
         faults
     }
 }
@@ -284,6 +307,17 @@ fn limits(raw: &RawLimits, rows: &mut Rows<'_>) -> Limits {
             raw.connections_per_address,
             own.connections_per_address,
         ),
+        anonymous: rows.size("limits.anonymousConnections", raw.anonymous_connections, own.anonymous),
+        anonymous_per_address: rows.size(
+            "limits.anonymousPerAddress",
+            raw.anonymous_per_address,
+            own.anonymous_per_address,
+        ),
+        anonymous_age: rows.period("limits.anonymousAge", raw.anonymous_age, own.anonymous_age),
+        streams_per_connection: rows
+            .count("limits.streamsPerConnection", raw.streams_per_connection, own.streams_per_connection)
+            .get(),
+        connection_age: rows.period("limits.connectionAge", raw.connection_age, own.connection_age),
     };
     let issues = rows.count("limits.issuesPerSecond", raw.issues_per_second, 500);
     let per_node = rows.count("limits.issuesPerNode", raw.issues_per_node, 100);
@@ -298,6 +332,7 @@ fn limits(raw: &RawLimits, rows: &mut Rows<'_>) -> Limits {
         issues_per_node: Rate { per_second: per_node, burst: per_node.saturating_mul(TEN) },
         signing_queue: rows.count("limits.signingQueue", raw.signing_queue, 256).get(),
         open_tokens: rows.count("limits.openTokens", raw.open_tokens, 1_000).get(),
+        list_page: rows.size("limits.listPage", raw.list_page, MAX_PAGE_ENTRIES),
     }
 }
 
@@ -402,6 +437,8 @@ mod tests {
             ("advertise: [127.0.0.1, localhost]\n", "advertise", code::LOOPBACK_ADVERTISED),
             ("advertise: [\"a b\"]\n", "advertise[0]", code::CONFIG_BAD_VALUE),
             ("limits: {handshakes: 0}\n", "limits.handshakes", code::CONFIG_BAD_VALUE),
+            ("limits: {connectionAge: 0s}\n", "limits.connectionAge", code::CONFIG_BAD_VALUE),
+            ("limits: {listPage: 501}\n", "limits.listPage", code::CONFIG_BAD_VALUE),
         ] {
             let fault = fault(more);
             assert_eq!((fault.path(), &*fault.code), (path, id.as_str()), "{more}: {fault:?}");

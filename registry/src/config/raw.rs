@@ -62,6 +62,11 @@ pub(super) struct RawLimits {
     pub(super) handshakes_per_address: Option<NonZeroU32>,
     pub(super) connections: Option<NonZeroU32>,
     pub(super) connections_per_address: Option<NonZeroU32>,
+    pub(super) anonymous_connections: Option<NonZeroU32>,
+    pub(super) anonymous_per_address: Option<NonZeroU32>,
+    pub(super) anonymous_age: Option<Period>,
+    pub(super) streams_per_connection: Option<NonZeroU32>,
+    pub(super) connection_age: Option<Period>,
     pub(super) streams_per_client: Option<NonZeroU32>,
     pub(super) joins_per_second: Option<NonZeroU32>,
     pub(super) join_burst: Option<NonZeroU32>,
@@ -69,6 +74,7 @@ pub(super) struct RawLimits {
     pub(super) issues_per_node: Option<NonZeroU32>,
     pub(super) signing_queue: Option<NonZeroU32>,
     pub(super) open_tokens: Option<NonZeroU32>,
+    pub(super) list_page: Option<NonZeroU32>,
 }
 
 /// A value that is written as one text.

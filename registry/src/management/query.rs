@@ -22,8 +22,6 @@ use crate::{
     roles::{Caller, Role},
 };
 
-/// The most objects of one page (security.md 9.3), and what a caller gets who asks for no size.
-const MAX_PAGE: usize = 500;
 /// A page ends before it outgrows a message: half of one leaves room for the largest object.
 const MAX_PAGE_BYTES: usize = MAX_MESSAGE_BYTES / 2;
 /// The most names that are offered in place of one that does not exist.
@@ -121,7 +119,7 @@ pub(super) fn list(core: &Core, caller: &Caller, request: &ListRequest) -> Resul
     let scope = Scope::read(caller, &request.kind, &request.namespace, request.all_namespaces)?;
     let after = token(scope.kind, &request.page_token)?;
     let catalog = core.world.catalog();
-    let size = page_size(request.page_size);
+    let size = page_size(request.page_size, core.list_page);
     let mut page = Page { documents: Vec::new(), bytes: 0, last: None };
     let mut next = None;
     for key in catalog.keys(scope.kind) {
@@ -160,11 +158,11 @@ impl Page {
     }
 }
 
-/// API-06: whatever is asked for, a page has 1 to 500 objects; 0 is a caller that does not care.
-fn page_size(asked: u32) -> usize {
+/// API-06: whatever is asked for, a page has 1 to `most` objects; 0 is a caller that does not care.
+fn page_size(asked: u32, most: usize) -> usize {
     match usize::try_from(asked) {
-        Ok(0) | Err(_) => MAX_PAGE,
-        Ok(size) => size.min(MAX_PAGE),
+        Ok(0) | Err(_) => most,
+        Ok(size) => size.min(most),
     }
 }
 
@@ -202,8 +200,8 @@ mod tests {
 
     #[test]
     fn api_06_page_sizes_are_clamped() {
-        let sizes = [0, 1, 500, 501, u32::MAX].map(page_size);
-        assert_eq!(sizes, [500, 1, 500, 500, 500]);
+        let sizes = [0, 1, 499, 500, 501, u32::MAX].map(|asked| page_size(asked, 500));
+        assert_eq!(sizes, [500, 1, 499, 500, 500, 500]);
     }
 
     #[test]

@@ -16,11 +16,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Router;
 use tower::layer::util::{Identity, Stack};
 use tracing::{error, info, warn};
-use weft_api::channel::{ALPN_H2, grpc_server, serve_incoming, serve_unix};
+use weft_api::channel::{ALPN_H2, Limits, grpc_server_with, serve_incoming, serve_unix};
 use weft_identity::tls::{ClientAuth, server_config};
 
 use super::{ServerError, Stop};
 use crate::{
+    alarms::Alarms,
     attest::join_token::JoinTokens,
     authority::InstanceAuthority,
     bootstrap,
@@ -46,6 +47,9 @@ use crate::{
     telemetry::{GateMetrics, IdentityMetrics, Metrics, Plane, serve_admin, serve_metrics},
     throttle::Throttle,
 };
+
+/// The largest question about health: the name of a service.
+const MAX_HEALTH_BYTES: usize = 1024;
 
 /// A server whose every part runs.
 pub(super) struct Parts {
@@ -99,6 +103,8 @@ pub(super) async fn build(config: &Config, clock: &Clock) -> Result<Parts, Serve
         presence: presence.clone(),
         bundle: authority.bundle(),
         metrics: Arc::clone(&metrics),
+        alarms: Arc::new(Alarms::new(clock.clone())),
+        list_page: config.limits.list_page,
         shared_uid: if config.allow_shared_uid { SharedUid::Accepted } else { SharedUid::Refused },
         draining: draining.clone(),
     };
@@ -113,16 +119,11 @@ pub(super) async fn build(config: &Config, clock: &Clock) -> Result<Parts, Serve
         trust_domain: config.trust_domain.clone(),
         bundles: authority.bundles(),
         metrics: gate_metrics.clone(),
+        alarms: Arc::clone(&core.alarms),
         per_client: config.limits.streams_per_client,
     });
-    let mut told = Metrics::new(
-        &store_metrics,
-        &metrics,
-        &gate_metrics,
-        &services.metrics,
-        &authority,
-        &services.issuer,
-    );
+    let mut told =
+        Metrics::new(&store_metrics, &metrics, &gate_metrics, &services.metrics, &authority, &core.alarms);
     let tls =
         server_config(Arc::new(authority.slot()), authority.bundles(), ClientAuth::Optional, &[ALPN_H2])?;
     let sockets = (listeners.control, listeners.unix);
@@ -185,13 +186,13 @@ impl Services {
     }
 
     /// All services behind the gate, with the limits of the channel.
-    fn router(&self, gate: &Gate) -> Router<Stack<Gate, Identity>> {
+    fn router(&self, gate: &Gate, limits: &Limits) -> Router<Stack<Gate, Identity>> {
         let (tokens, issuer) = (Arc::clone(&self.tokens), Arc::clone(&self.issuer));
         let identity = IdentityService::new(self.core.clone(), tokens, issuer, self.metrics.clone());
         let (_reporter, health) = tonic_health::server::health_reporter();
-        grpc_server()
+        grpc_server_with(limits)
             .layer(gate.clone())
-            .add_service(health)
+            .add_service(health.max_decoding_message_size(MAX_HEALTH_BYTES))
             .add_service(identity.into_server())
             .add_service(self.discovery.clone().into_server())
             .add_service(self.management.clone().into_server())
@@ -204,7 +205,7 @@ fn open_doors(
     gate: &Gate,
     tls: rustls::ServerConfig,
     (control, unix): (TcpListener, UnixListener),
-    limits: weft_api::channel::Limits,
+    limits: Limits,
     told: &mut Metrics,
 ) -> JoinSet<()> {
     let control = serve_incoming(control, Arc::new(tls), limits);
@@ -212,7 +213,7 @@ fn open_doors(
     told.add_channel("control", control.stats());
     told.add_channel("socket", unix.stats());
     let mut doors = JoinSet::new();
-    let (remote, local) = (services.router(gate), services.router(gate));
+    let (remote, local) = (services.router(gate, &limits), services.router(gate, &limits));
     let end = services.core.draining.clone().cancelled_owned();
     doors.spawn(async move {
         ended("control port", remote.serve_with_incoming_shutdown(control, end).await);

@@ -4,7 +4,7 @@ use weft_policy::code;
 
 use super::*;
 use crate::{
-    harness::{Plane, local},
+    harness::{Plane, Raw, local},
     roles::Role,
     samples,
 };
@@ -327,41 +327,4 @@ async fn api_05_a_text_that_is_not_utf_8_is_no_message() {
     let status = answer.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
     assert_eq!(fault(&status).code, code::WRONG_TYPE.as_str());
-}
-
-/// Sends bytes as they are.
-struct Raw;
-
-impl tonic::codec::Codec for Raw {
-    type Encode = Vec<u8>;
-    type Decode = ();
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl tonic::codec::Encoder for Raw {
-    type Item = Vec<u8>;
-    type Error = Status;
-
-    fn encode(&mut self, item: Vec<u8>, to: &mut tonic::codec::EncodeBuf<'_>) -> Result<(), Status> {
-        bytes::BufMut::put_slice(to, &item);
-        Ok(())
-    }
-}
-
-impl tonic::codec::Decoder for Raw {
-    type Item = ();
-    type Error = Status;
-
-    fn decode(&mut self, _from: &mut tonic::codec::DecodeBuf<'_>) -> Result<Option<()>, Status> {
-        Ok(Some(()))
-    }
 }

@@ -8,8 +8,8 @@ use weft_api::pb::{
     self,
     identity::identity_client::IdentityClient,
     management::{
-        ApplyRequest, Document, ListTokensRequest, StatusRequest, WatchRequest,
-        management_client::ManagementClient,
+        ApplyRequest, Document, ListRequest, ListTokensRequest, ShowAuthorityRequest, StatusRequest,
+        WatchRequest, management_client::ManagementClient,
     },
 };
 use weft_identity::{ca::CertificateAuthority, csr::SigningRequest, spiffe::SpiffeId, svid::Svid};
@@ -44,6 +44,24 @@ async fn api_01_no_method_that_needs_a_role_is_served_without_it() {
     }
     let served = pb::methods().iter().filter(|path| !path.starts_with("/weft.agent.")).count();
     assert_eq!(asked, served - 2, "all but Join and GetBundle");
+}
+
+#[tokio::test]
+async fn api_01_every_method_of_the_descriptors_is_refused_to_a_proof_that_has_ended() {
+    let (rig, hands) = Rig::timed("");
+    let (ada, node) = (rig.person("ada", "admin").await, rig.node("hostb").await);
+    let channels = [rig.dial(Some(&ada)).await, rig.dial(Some(&node)).await];
+    hands.advance(Duration::from_secs(24 * 3600));
+    let served = pb::methods().into_iter().filter(|path| !path.starts_with("/weft.agent."));
+    let mut asked = 0;
+    for path in served {
+        for channel in &channels {
+            let (grpc, id) = codes(call(channel, &path).await);
+            assert_eq!((grpc, &*id), (Code::Unauthenticated, code::UNAUTHENTICATED.as_str()), "{path}");
+        }
+        asked += 1;
+    }
+    assert!(asked >= 17, "{asked} methods are in the descriptors");
 }
 
 #[tokio::test]
@@ -146,8 +164,30 @@ async fn api_12_a_tokens_secret_is_told_once_and_stored_nowhere() {
     let list = rig.admin().await.list_tokens(ListTokensRequest {}).await.unwrap().into_inner();
     assert_eq!(list.tokens[0].id, made.id);
     let status = rig.admin().await.status(StatusRequest {}).await.unwrap().into_inner();
-    let told = format!("{list:?}{status:?}");
-    assert!(!told.contains(token.secret()));
+    let authority = rig.admin().await.show_authority(ShowAuthorityRequest {}).await.unwrap().into_inner();
+    let mut told = format!("{list:?}{status:?}{authority:?}");
+    for kind in weft_policy::model::Kind::ALL {
+        let request = ListRequest { kind: kind.name().into(), all_namespaces: true, ..Default::default() };
+        let page = rig.admin().await.list(request).await.unwrap().into_inner();
+        told.extend(page.documents.iter().map(|document| String::from_utf8_lossy(&document.json)));
+    }
+    for (address, paths) in [
+        (rig.server().metrics_addr(), &["/metrics"][..]),
+        (rig.server().admin_addr(), &["/config", "/version", "/readyz"]),
+    ] {
+        for path in paths {
+            told.push_str(&super::http(address, path).await);
+        }
+    }
+    assert!(
+        told.contains("agent-hostb") && told.contains("weft_registry_alarms_total"),
+        "all of it was read"
+    );
+    for secret in [token.secret(), &made.token, "PRIVATE KEY"] {
+        assert!(!told.contains(secret));
+    }
+    let other = rig.admin().await.create_token(agent_token("hostc")).await.unwrap().into_inner();
+    assert_ne!(other.token.parse::<weft_api::token::JoinToken>().unwrap().secret(), token.secret());
     for path in super::files(rig.folder()) {
         let bytes = std::fs::read(&path).unwrap();
         let secret = token.secret().as_bytes();

@@ -8,7 +8,10 @@ use weft_api::{
     fault::from_status,
     pb::{
         identity::identity_client::IdentityClient,
-        management::{ApplyRequest, CreateTokenRequest, Document, GetRequest, ObjectRef, RevokeTokenRequest},
+        management::{
+            ApplyRequest, CreateTokenRequest, Document, GetRequest, ListTokensRequest, ObjectRef,
+            RevokeTokenRequest,
+        },
     },
 };
 use weft_identity::{
@@ -99,6 +102,50 @@ async fn iss_05_a_token_that_is_over_or_somebody_elses_lets_nobody_in() {
     let late = rig.token(CreateTokenRequest { ttl_seconds: 60, ..agent_token("hostd") }).await;
     hands.advance(Duration::from_secs(60));
     assert_eq!(codes(rig.join(&late, "hostd").await).1, code::TOKEN_EXPIRED.as_str());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn iss_05_a_token_that_is_used_and_revoked_at_once_is_one_of_both() {
+    let rig = Rig::with("limits: {joinsPerSecond: 1000, joinBurst: 1000}\n");
+    let (mut joined, mut revoked) = (0, 0);
+    for round in 0..20 {
+        let node = format!("host{round}");
+        let token = rig.token(agent_token(&node)).await;
+        let mut admin = rig.admin().await;
+        let request = RevokeTokenRequest { id: token.id.clone() };
+        let client = IdentityClient::new(rig.dial(None).await);
+        let (join, revoke) =
+            tokio::join!(join_by(client, token.secret(), &node), admin.revoke_token(request));
+        let list = admin.list_tokens(ListTokensRequest {}).await.unwrap().into_inner();
+        let state = list.tokens.into_iter().find(|found| found.id == token.id).unwrap().state;
+        match join {
+            Ok(_) => {
+                assert_eq!(state, "used", "round {round}: {revoke:?}");
+                joined += 1;
+            }
+            Err(status) => {
+                assert_eq!(codes::<()>(Err(status)).1, code::TOKEN_REVOKED.as_str());
+                assert_eq!(state, "revoked", "round {round}");
+                revoked += 1;
+            }
+        }
+    }
+    println!("{joined} joined, {revoked} were revoked first");
+}
+
+#[tokio::test]
+async fn iss_05_what_is_wrong_with_a_token_is_counted_and_told_without_its_secret() {
+    let rig = Rig::with("limits: {joinsPerSecond: 1000, joinBurst: 1000}\n");
+    let token = rig.token(agent_token("hostb")).await;
+    rig.join(&token, "hostc").await.unwrap_err();
+    rig.join(&token, "hostb").await.unwrap();
+    let used = rig.join(&token, "hostb").await.unwrap_err();
+    assert!(!format!("{used:?}").contains(token.secret()));
+    let guess = join_by(IdentityClient::new(rig.dial(None).await), "x", "hostb").await;
+    assert_eq!(codes(guess).1, code::TOKEN_UNKNOWN.as_str());
+    for (kind, count) in [("token_elsewhere", 1), ("token_again", 1), ("unknown_token", 1)] {
+        assert_eq!(rig.alarms(kind).await, count, "{kind}");
+    }
 }
 
 #[tokio::test]

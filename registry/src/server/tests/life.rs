@@ -2,14 +2,10 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
 use weft_api::pb::management::{ShowAuthorityRequest, StatusRequest};
 use weft_policy::code;
 
-use super::{Rig, files, workload};
+use super::{Rig, files, http, workload};
 use crate::{clock::Clock, server::ServerError};
 
 #[tokio::test]
@@ -145,13 +141,4 @@ async fn a_shutdown_asks_streams_to_end_and_frees_everything() {
 
 fn refusal(started: Result<crate::server::RunningServer, ServerError>) -> String {
     started.unwrap_err().fault().code.into()
-}
-
-async fn http(address: std::net::SocketAddr, path: &str) -> String {
-    let mut socket = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-    socket.write_all(request.as_bytes()).await.unwrap();
-    let mut text = String::new();
-    socket.read_to_string(&mut text).await.unwrap();
-    text
 }

@@ -2,9 +2,16 @@
 //! matters.
 
 mod access;
+mod connections;
+mod copies;
+mod crash;
 mod issue;
 mod join;
+mod keys;
 mod life;
+mod odd_wire;
+mod raw;
+mod weight;
 
 use std::{
     fs,
@@ -13,6 +20,10 @@ use std::{
 };
 
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use tonic::{Code, Request, Response, Status, codegen::http::uri::PathAndQuery, transport::Channel};
 use tonic_prost::ProstCodec;
 use weft_api::{
@@ -21,7 +32,9 @@ use weft_api::{
     manifest,
     pb::{
         identity::{GetBundleRequest, IssueSvidRequest, JoinRequest, identity_client::IdentityClient},
-        management::{ApplyRequest, CreateTokenRequest, Document, management_client::ManagementClient},
+        management::{
+            ApplyRequest, CreateTokenRequest, Document, StatusRequest, management_client::ManagementClient,
+        },
     },
     token::JoinToken,
 };
@@ -126,6 +139,12 @@ impl Rig {
 
     /// Over TLS, with that SVID or as nobody.
     pub(super) async fn dial(&self, svid: Option<&Svid>) -> Channel {
+        let tls = self.tls(svid).await;
+        connect(&[self.server().control_addr().into()], tls, "server.weft").await.unwrap()
+    }
+
+    /// The TLS configuration of a caller with that SVID or without any.
+    pub(super) async fn tls(&self, svid: Option<&Svid>) -> Arc<rustls::ClientConfig> {
         let bundles = BundleSlot::new(TrustBundles::from(self.bundle().await));
         let slot = svid.map(|svid| {
             let slot = SvidSlot::empty();
@@ -133,8 +152,21 @@ impl Rig {
             slot
         });
         let expected = ExpectedPeer::AnyServerOf(domain());
-        let tls = client_config(slot, bundles, expected, &[ALPN_H2]);
-        connect(&[self.server().control_addr().into()], Arc::new(tls), "server.weft").await.unwrap()
+        Arc::new(client_config(slot, bundles, expected, &[ALPN_H2]))
+    }
+
+    /// How often an alarm was raised, as the metrics tell.
+    pub(super) async fn alarms(&self, kind: &str) -> u64 {
+        let text = http(self.server().metrics_addr(), "/metrics").await;
+        let start = format!("weft_registry_alarms_total{{kind=\"{kind}\"}} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&start));
+        line.unwrap_or_else(|| panic!("no {start}in:\n{text}")).parse().unwrap()
+    }
+
+    /// How many certificates are in the issuance log.
+    pub(super) async fn issued(&self) -> u64 {
+        let status = self.admin().await.status(StatusRequest {}).await.unwrap().into_inner();
+        status.authority.unwrap().issued
     }
 
     pub(super) async fn token(&self, request: CreateTokenRequest) -> JoinToken {
@@ -230,4 +262,14 @@ pub(super) fn files(folder: &Path) -> Vec<PathBuf> {
         }
     }
     found
+}
+
+/// The answer of a plain listener.
+pub(super) async fn http(address: std::net::SocketAddr, path: &str) -> String {
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    socket.read_to_string(&mut text).await.unwrap();
+    text
 }
