@@ -4,6 +4,8 @@
 //! What must be seen: within the minute that certificates are dated back nothing is noticed; beyond it nothing flaps, who
 //! is refused is told that it is the clock, and with the clock everything comes back by itself.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::fs;
 use std::time::Duration;
 

@@ -6,6 +6,8 @@
 //!
 //! `WEFT_SEED` repeats a run; `WEFT_LONG_KILLS` sets the number of kills (24 otherwise).
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

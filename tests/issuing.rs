@@ -1,6 +1,8 @@
 //! Issuing and the management API as a person meets them: real processes, what they print, what they log, what they
 //! refuse at their start.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{PermissionsExt, symlink};

@@ -199,10 +199,8 @@ fn serve_socket(
     let path = shared.config.run_dir.join("agent.sock");
     let listener = bind_unix(&path, 0o666).map_err(|error| {
         let what = format!("cannot listen on {}", path.display());
-        let id = match error.kind() {
-            ErrorKind::AlreadyExists | ErrorKind::PermissionDenied => code::SOCKET_UNSAFE,
-            _ => code::STATE_IN_USE,
-        };
+        let unsafe_folder = [ErrorKind::AlreadyExists, ErrorKind::PermissionDenied].contains(&error.kind());
+        let id = if unsafe_folder { code::SOCKET_UNSAFE } else { code::STATE_IN_USE };
         Fault::new(id, what).why(error.to_string()).fix("weft agent status")
     })?;
     let (sender, mut receiver) = mpsc::channel(1);

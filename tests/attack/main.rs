@@ -17,6 +17,8 @@
 //! | QUIC-19 | faults of the network are the fault tests' |
 //! | QUIC-21 | resumption, 0-RTT, v2, rebinding, migration: refused, in [`frames`]; http3: not offered, other protocols are refused |
 
+#![expect(clippy::print_stdout, reason = "the figures of an attack are part of what a run reports")]
+
 mod agent;
 mod frames;
 mod lab;

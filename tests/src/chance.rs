@@ -18,7 +18,7 @@ pub struct Chance {
 }
 
 impl Chance {
-    /// Starts with `WEFT_SEED`, or a seed of its own, and prints it.
+    /// Starts with `WEFT_SEED`, or a seed of its own, and prints it to standard error.
     ///
     /// # Panics
     ///
@@ -26,7 +26,7 @@ impl Chance {
     #[track_caller]
     pub fn new() -> Self {
         let seed = number(SEED).unwrap_or_else(rand::random);
-        println!("{SEED}={seed} repeats this run");
+        eprintln!("{SEED}={seed} repeats this run");
         Self { seed, random: StdRng::seed_from_u64(seed) }
     }
 

@@ -110,7 +110,7 @@ mod tests {
             let program = async {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let mut request = [0; 64];
-                stream.read(&mut request).await.unwrap();
+                assert!(stream.read(&mut request).await.unwrap() > 0);
                 let head = format!("HTTP/1.1 {status}\r\ncontent-length: 100\r\n\r\nno");
                 stream.write_all(head.as_bytes()).await.unwrap();
             };
