@@ -121,7 +121,8 @@ impl StreamReply {
             }
         }
         let value = match status {
-            Some([ACCEPTED]) => Self::Accepted(Accepted {
+            // The fields of a refusal are critical: an answer that has them as well says two things.
+            Some([ACCEPTED]) if code.is_none() && error.is_none() => Self::Accepted(Accepted {
                 policy: policy.zip(rule).map(|(policy, rule)| PolicyRef { policy, rule }),
             }),
             Some([REFUSED]) => Self::Refused(Refused {
@@ -182,6 +183,18 @@ mod tests {
         let mut frame = FrameWriter::new(HEADER_VERSION);
         frame.field(kind::STATUS, &[REFUSED]);
         assert_eq!(StreamReply::decode(&frame.finish()), Err(HeaderError::Missing("code")));
+    }
+
+    #[test]
+    fn an_acceptance_with_the_code_or_error_of_a_refusal_is_malformed() {
+        for (kind, value) in
+            [(kind::CODE, &ResetCode::Drain.number().to_be_bytes()[..]), (kind::ERROR, &b"W1020"[..])]
+        {
+            let mut frame = FrameWriter::new(HEADER_VERSION);
+            frame.field(kind::STATUS, &[ACCEPTED]);
+            frame.field(kind, value);
+            assert_eq!(StreamReply::decode(&frame.finish()), Err(HeaderError::Malformed("status")));
+        }
     }
 
     #[test]
