@@ -277,6 +277,10 @@ fn refusal(snapshot: &Snapshot, facts: &FlowFacts) -> Option<Box<Denial>> {
     reason = "a test owns its time: it only needs some instant to count from"
 )]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use weft_policy::model::{DefaultAuthorization, EgressMode, Mesh, Metadata};
+
     use super::*;
 
     fn facts() -> FlowFacts {
@@ -293,6 +297,18 @@ mod tests {
             network: None,
             started: Instant::now(),
         }
+    }
+
+    fn mesh(egress: EgressMode) -> Mesh {
+        let metadata = Metadata {
+            namespace: None,
+            name: "mesh".parse().unwrap(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            revision: 1,
+        };
+        let trust_domain = "corp.example".parse().unwrap();
+        Mesh { metadata, trust_domain, default_authorization: DefaultAuthorization::Deny, egress }
     }
 
     #[test]
@@ -312,10 +328,13 @@ mod tests {
         let place = table.enter(EgressFacts { source, namespace: "shop".parse().unwrap() }).unwrap();
         let context =
             weft_policy::snapshot::SnapshotContext { trust_domain: "corp.example".parse().unwrap() };
-        let view = Arc::new(weft_policy::snapshot::View::new());
-        // A mesh without settings denies.
-        let snapshot = Snapshot::build(view, weft_policy::snapshot::Revision(1), context).unwrap();
-        assert_eq!(table.decide_again(&snapshot), 1);
+        let with = |egress| {
+            let mut view = weft_policy::snapshot::View::new();
+            view.insert(weft_policy::snapshot::ViewObject::Mesh(Arc::new(mesh(egress))));
+            Snapshot::build(Arc::new(view), weft_policy::snapshot::Revision(1), context.clone()).unwrap()
+        };
+        assert_eq!(table.decide_again(&with(EgressMode::Allow)), 0);
+        assert_eq!(table.decide_again(&with(EgressMode::Deny)), 1);
         assert!(place.cut.is_cut() && place.cut.is_by_rule());
         assert_eq!(place.cut.cut().await, None);
     }

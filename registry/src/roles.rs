@@ -145,6 +145,7 @@ impl fmt::Display for Access {
 /// stream. There is no reflection.
 pub const METHODS: &[(&str, Access)] = &[
     ("/grpc.health.v1.Health/Check", Access::Everybody),
+    ("/weft.discovery.v1.Discovery/MayRun", Access::Agent),
     ("/weft.discovery.v1.Discovery/Register", Access::Agent),
     ("/weft.discovery.v1.Discovery/Stream", Access::Agent),
     ("/weft.discovery.v1.Discovery/Unregister", Access::Agent),

@@ -126,10 +126,11 @@ async fn api_07_idle_connections_are_bounded_and_end() {
     let (listener, router) = (Bounded::new(socket), metrics_router(pages()));
     tasks.spawn(async move { axum::serve(listener, router).await });
     let mut idle = Vec::new();
-    for _ in 0..200 {
-        idle.push(TcpStream::connect(address).await.unwrap());
-    }
     let began = tokio::time::Instant::now();
+    for _ in 0..200 {
+        // Without an await, so that virtual time stands until all of them are there.
+        idle.push(std::net::TcpStream::connect(address).unwrap());
+    }
     let mut client = TcpStream::connect(address).await.unwrap();
     client.write_all(b"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
     let mut answer = String::new();

@@ -258,9 +258,9 @@ mod tests {
     #[test]
     fn urls_without_a_path_get_one() {
         for (target, first) in [
-            ("http://a", "GET / HTTP/1.1"),
-            ("HTTP://a?q", "GET /?q HTTP/1.1"),
-            ("http://a/", "GET / HTTP/1.1"),
+            ("http://a", "GET / HTTP/1.0"),
+            ("HTTP://a?q", "GET /?q HTTP/1.0"),
+            ("http://a/", "GET / HTTP/1.0"),
         ] {
             let head = head_of(&format!("GET {target} HTTP/1.0\r\n\r\n"));
             assert!(head.starts_with(&format!("{first}\r\nHost: a\r\n")), "{head}");
