@@ -324,6 +324,16 @@ pub const fn is_loopback(ip: IpAddr) -> bool {
     ip.to_canonical().is_loopback()
 }
 
+/// The address that all tunnel sockets share.
+///
+/// # Errors
+///
+/// That of `getsockname`, or that there is no socket.
+pub(crate) fn local_addr(sockets: &[UdpSocket]) -> io::Result<SocketAddr> {
+    let first = sockets.first().ok_or(io::ErrorKind::NotConnected)?;
+    first.local_addr().map(crate::shared::canonical)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

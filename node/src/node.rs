@@ -130,7 +130,7 @@ impl Node {
         let kept = read_kept(&files)?;
         let workers = config.workers.max(1);
         let sockets = bind_tunnels(&config, workers)?;
-        let tunnels = local_addr(&sockets)?;
+        let tunnels = listen::local_addr(&sockets).map_err(internal)?;
         let report = Report::new(&config, Clock::system().now())?;
         let overlay_metrics = Arc::clone(&report.overlay);
         let kill = CancellationToken::new();
@@ -306,11 +306,6 @@ fn bind_tunnels(config: &Config, workers: usize) -> Result<Vec<std::net::UdpSock
         sockets.push(listen::udp(address, &Purpose::Tunnels, sharing).map_err(|e| NodeError(e.fault()))?);
     }
     Ok(sockets)
-}
-
-fn local_addr(sockets: &[std::net::UdpSocket]) -> Result<SocketAddr, NodeError> {
-    let first = sockets.first().ok_or_else(|| internal("no tunnel socket"))?;
-    first.local_addr().map(shared::canonical).map_err(internal)
 }
 
 fn interception(shared: &Shared) -> Result<Interception, NodeError> {
