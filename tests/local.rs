@@ -57,9 +57,10 @@ fn explain_last_tells_the_caller_of_the_callers_host_and_nobody_else() {
     let denied = scene.order("curl -s http://charge/");
     assert!(denied.stdout.contains("W2101"), "{denied}");
     let told = scene.weft(ANN, &["explain", "last"]).run();
-    assert!(told.stdout.contains("W2101") && told.stdout.contains("order"), "{told}");
-    let other = scene.weft(BOB, &["explain", "last"]).run();
-    assert!(!other.stdout.contains("W2101"), "{other}");
+    let text = told.to_string();
+    assert!(text.contains("W2101") && text.contains("sa/order"), "{text}");
+    let other = scene.weft(BOB, &["explain", "last"]).run().to_string();
+    assert!(!other.contains("W2101"), "{other}");
 }
 
 #[test]

@@ -42,7 +42,15 @@ fn main() -> ExitCode {
 /// (API-15); without one the text keeps its colours.
 fn usage(error: &clap::Error) -> ExitCode {
     let plain = error.render().to_string();
-    let harmless = output::printable(&plain);
+    let mut harmless = plain.clone();
+    // A line of its own in an argument would read as a line of ours.
+    for argument in std::env::args_os().filter_map(|argument| argument.into_string().ok()) {
+        let value = argument.split_once('=').map_or(argument.as_str(), |(_, value)| value);
+        if value.contains(char::is_control) {
+            harmless = harmless.replace(value, &value.escape_debug().to_string());
+        }
+    }
+    harmless = output::printable(&harmless);
     if plain == harmless {
         error.exit();
     }

@@ -32,6 +32,13 @@ use crate::{
     shared::Shared,
 };
 
+/// The waits before a question that no server took is asked again: 3 s in all, within the patience of a person.
+const ASK_AGAIN: [Duration; 4] = [
+    Duration::from_millis(200),
+    Duration::from_millis(400),
+    Duration::from_millis(800),
+    Duration::from_millis(1_600),
+];
 /// How long one call to the server may take before it counts as lost.
 const CALL_WITHIN: Duration = Duration::from_secs(10);
 /// Calls under way at once, so that one slow answer does not keep the others waiting.
@@ -264,6 +271,13 @@ pub(crate) async fn may_run(shared: &Shared, identity: &SpiffeId, uid: u32) -> R
     // Without a name only a selector by number can let the user in.
     let user = user.await.unwrap_or_default();
     let request = MayRunRequest { identity: identity.to_string(), uid, user };
+    // An agent that has just joined or started may be asked before its link is up, or while it changes servers.
+    for pause in ASK_AGAIN {
+        match DiscoveryClient::new(shared.link.channel().await).may_run(request.clone()).await {
+            Err(status) if status.code() == Code::Unavailable => tokio::time::sleep(pause).await,
+            answered => return answered.map(drop),
+        }
+    }
     DiscoveryClient::new(shared.link.channel().await).may_run(request).await.map(drop)
 }
 
