@@ -130,11 +130,15 @@ fn a_network_that_carries_one_direction_only_gives_a_code_in_time_and_heals() {
     let scene = Scene::start();
     let hostb = scene.mesh.host("hostb").clone();
     for fault in [Fault::Deaf(hostb.clone()), Fault::Mute(hostb)] {
-        let untouched = scene.flow(TO_OTHER);
+        // Its calls begin on a tunnel that was heard a moment ago: their first bytes go out ahead of the answer.
+        let (untouched, traffic) = (scene.flow(TO_OTHER), scene.traffic());
         scene.mesh.set_faults(std::slice::from_ref(&fault));
         let refused = scene.weft_call();
         assert!(refused.code() != Some(0) && code_in(&refused).is_some(), "{fault:?}: {refused}");
         assert!(refused.took < REFUSED_WITHIN, "{fault:?}, {:?}: {refused}", refused.took);
+        for call in failed_since(&traffic.stop(), Duration::ZERO) {
+            assert!(call.ended - call.began < REFUSED_WITHIN, "{fault:?}: {call:?}");
+        }
         scene.mesh.set_faults(&[]);
         eventually("calls work again", BACK + Duration::from_secs(3), || scene.call());
         assert_eq!(untouched.ended(), None, "{fault:?}: another host is untouched");

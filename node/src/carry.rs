@@ -10,26 +10,27 @@ use crate::{
     drain::Phase,
     error::FlowError,
     flows::Cut,
+    outbound::standing::Standing,
     own_sockets::OwnStream,
     relay::{self, End, Relay, Side, Transfer},
     shared::Shared,
 };
 
 /// Ends when the flow must: the rules refuse it now, or the agent's drain has reached its deadline.
-async fn cut_by(shared: &Shared, cuts: &[&Cut]) -> ResetCode {
+async fn cut_by(shared: &Shared, cuts: &[&Cut]) -> End {
     let mut drain = shared.drain.watch();
     let by_rules = async {
         let waits = cuts.iter().map(|cut| Box::pin(cut.cut()));
         futures_util::future::select_all(waits).await.0
     };
-    tokio::select! {
+    End::Cut(tokio::select! {
         denial = by_rules, if !cuts.is_empty() => match denial {
             Some(_) => ResetCode::PolicyChanged,
             None if cuts.iter().any(|cut| cut.is_by_rule()) => ResetCode::PolicyChanged,
             None => ResetCode::Drain,
         },
         () = drain.reached(Phase::Cut) => ResetCode::Drain,
-    }
+    })
 }
 
 fn settings(shared: &Shared, side: Side, idle: Duration) -> Relay {
@@ -37,12 +38,12 @@ fn settings(shared: &Shared, side: Side, idle: Duration) -> Relay {
     Relay { side, idle, meter, clock: shared.clock.clone() }
 }
 
-/// Between a program here that called and a tunnel. A refusal that came before any byte is told to the program in its
-/// own protocol; what the other agent said with its acceptance is noted in `record`.
+/// Between a program here that called and a tunnel. A refusal that came before any byte, and an answer that never came,
+/// are told to the program in its own protocol; what the other agent said with its acceptance is noted in `record`.
 pub(crate) async fn caller_to_tunnel(
     shared: &Shared,
     mut app: AppStream,
-    mut stream: TunnelStream,
+    (mut stream, mut standing): (TunnelStream, Standing),
     idle: Duration,
     cut: &Cut,
     record: &mut Record,
@@ -52,9 +53,20 @@ pub(crate) async fn caller_to_tunnel(
         return Err(FlowError::ProgramGone(source));
     }
     let relay = settings(shared, Side::Caller, idle);
-    let transfer = relay::both_ways(&mut app, &mut stream, &relay, cut_by(shared, &[cut])).await;
+    let (flow, cuts) = (stream.handle(), [cut]);
+    let stop = async {
+        tokio::select! {
+            end = cut_by(shared, &cuts) => end,
+            end = standing.watch(shared, &flow) => end,
+        }
+    };
+    let transfer = relay::both_ways(&mut app, &mut stream, &relay, stop).await;
     if let Some(accepted) = stream.told() {
         record.accepted(accepted);
+    }
+    if let Some(error) = standing.ended(shared, &transfer.end) {
+        app.refuse(&error.fault()).await;
+        return Err(error);
     }
     match transfer.end {
         End::Far(StreamError::Refused(refused)) if transfer.received_bytes == 0 => {
@@ -69,6 +81,7 @@ pub(crate) async fn caller_to_tunnel(
         | End::Stalled
         | End::Exchange(_)
         | End::Idle
+        | End::Unanswered
         | End::Cut(_) => Ok(transfer),
     }
 }

@@ -339,6 +339,7 @@ impl End {
             }
             (Self::Exchange(_), _) => Some(code::AMBIGUOUS_REQUEST),
             (Self::Idle, _) => Some(code::IDLE_TIMEOUT),
+            (Self::Unanswered, _) => Some(code::CONNECT_TIMEOUT),
             (Self::Cut(reset), _) => Some(code_of(*reset)),
         }
     }

@@ -33,6 +33,9 @@ pub(crate) struct Flow {
     listed: AtomicBool,
     evicted: AtomicBool,
     eviction: Notify,
+    /// The other end has accepted the flow; on the side that accepts nobody asks.
+    answered: AtomicBool,
+    answer: Notify,
     /// The number that a half sends if it is dropped before its end.
     drop_code: AtomicU64,
 }
@@ -50,6 +53,8 @@ impl Flow {
             listed: AtomicBool::new(false),
             evicted: AtomicBool::new(false),
             eviction: Notify::new(),
+            answered: AtomicBool::new(false),
+            answer: Notify::new(),
             drop_code: AtomicU64::new(ResetCode::Cancelled.number()),
         })
     }
@@ -75,6 +80,17 @@ impl Flow {
 
     pub(crate) fn drop_code(&self) -> ResetCode {
         ResetCode::try_from(self.drop_code.load(Ordering::Relaxed)).unwrap_or(ResetCode::Internal)
+    }
+
+    pub(crate) fn set_answered(&self) {
+        self.answered.store(true, Ordering::Release);
+        self.answer.notify_one();
+    }
+
+    pub(crate) async fn answered(&self) {
+        while !self.answered.load(Ordering::Acquire) {
+            self.answer.notified().await;
+        }
     }
 
     pub(crate) fn is_evicted(&self) -> bool {

@@ -153,6 +153,14 @@ impl FlowHandle {
         self.flow.id
     }
 
+    /// Waits until a read has met the acceptance of the other end. On the side that opened the flow only: the other one
+    /// would wait for ever.
+    ///
+    /// Cancel-safe; one waiter at a time.
+    pub async fn answered(&self) {
+        self.flow.answered().await;
+    }
+
     /// The code that the peer sees if the halves are dropped before their end; without a call it is
     /// [`ResetCode::Cancelled`].
     pub fn set_drop_code(&self, code: ResetCode) {
@@ -343,7 +351,10 @@ impl RecvHalf {
             self.flow.count_read(rest.len());
             self.ready = rest;
             self.stage = match reply {
-                StreamReply::Accepted(accepted) => Stage::Data(accepted),
+                StreamReply::Accepted(accepted) => {
+                    self.flow.set_answered();
+                    Stage::Data(accepted)
+                }
                 StreamReply::Refused(refused) => Stage::Refused(refused),
             };
         }

@@ -90,11 +90,13 @@ pub fn node(name: &NodeName) -> Key {
     key(&format!("{NODES}{name}"))
 }
 
-/// The key of a person's record. `None` when the name is not one segment of a SPIFFE ID's path.
+/// The key of a person's record. `None` when the name begins with a dash or dot, or is not one segment of a SPIFFE ID's path.
 #[must_use]
 pub fn user(name: &str) -> Option<Key> {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    let fits = !name.is_empty() && name.len() <= 128 && name.bytes().all(legal);
+    // A name that begins with a dash would be a flag of the command that is given it.
+    let fits = name.starts_with(|first: char| first.is_ascii_alphanumeric()) && name.len() <= 128;
+    let fits = fits && name.bytes().all(legal);
     fits.then(|| key(&format!("{USERS}{name}")))
 }
 

@@ -100,13 +100,14 @@ impl Try {
         &self.endpoint
     }
 
-    /// The destination's program has accepted.
-    pub(crate) fn connected(mut self, now: Instant) -> Load {
-        let latency = now.saturating_duration_since(self.began);
-        self.settle(latency, now)
+    /// For how long it has been tried.
+    pub(crate) fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.began)
     }
 
-    fn settle(&mut self, latency: Duration, now: Instant) -> Load {
+    /// The destination's program has accepted.
+    pub(crate) fn connected(mut self, now: Instant) -> Load {
+        let latency = self.age(now);
         let flow = self.attempt.take().map(|attempt| lock(&self.balancer).connected(attempt, latency, now));
         Load { balancer: Arc::clone(&self.balancer), flow }
     }

@@ -7,6 +7,7 @@ pub(crate) mod balancers;
 pub(crate) mod egress;
 mod open;
 pub(crate) mod resolve;
+pub(crate) mod standing;
 
 use std::sync::Arc;
 
@@ -156,12 +157,10 @@ impl Outbound {
         let opened = self.opener.open(&snapshot, workload, &permit, &app, &settings, record).await;
         match opened {
             Err(error) => Err(refuse(app, error).await),
-            Ok(Opened::Tunnel { stream, load }) => {
+            Ok(Opened::Tunnel { stream, standing }) => {
                 record.connected(&self.shared);
                 let (shared, idle, cut) = (&self.shared, settings.idle, &place.cut);
-                let carried = carry::caller_to_tunnel(shared, app, stream, idle, cut, record).await;
-                drop(load);
-                carried
+                carry::caller_to_tunnel(shared, app, (stream, standing), idle, cut, record).await
             }
             Ok(Opened::Local { io, load, place: inbound }) => {
                 record.connected(&self.shared);

@@ -28,7 +28,10 @@ use weft_policy::{
     snapshot::{Destination, Snapshot},
 };
 
-use super::balancers::{Load, Try};
+use super::{
+    balancers::{Load, Try},
+    standing::{Awaited, Standing, blame},
+};
 use crate::{
     access::Record,
     app::AppStream,
@@ -66,7 +69,7 @@ pub(super) struct Opener {
 /// An open way to the destination's program.
 pub(super) enum Opened {
     /// Through a tunnel. If the program spoke before the reply came, that comes with the first bytes back.
-    Tunnel { stream: TunnelStream, load: Load },
+    Tunnel { stream: TunnelStream, standing: Standing },
     /// To a program of this node.
     Local { io: OwnStream, load: Load, place: FlowPlace },
 }
@@ -76,7 +79,8 @@ impl Opener {
         Self { shared, pool, configs: Arc::default(), names: Arc::default() }
     }
 
-    /// Opens a connection as `permit` allows, once the far program has accepted or `app` has something to say.
+    /// Opens a connection as `permit` allows, once the far program has accepted or `app` has something to say. All
+    /// attempts, and an answer that is still to come, share the connect timeout.
     pub(super) async fn open(
         &self,
         snapshot: &Snapshot,
@@ -86,19 +90,8 @@ impl Opener {
         settings: &TimeoutSettings,
         record: &mut Record,
     ) -> Result<Opened, FlowError> {
-        let tries = self.tries(snapshot, source, permit, app, record);
         let within = settings.connect;
-        tokio::time::timeout(within, tries).await.unwrap_or(Err(FlowError::ConnectTimeout { after: within }))
-    }
-
-    async fn tries(
-        &self,
-        snapshot: &Snapshot,
-        source: &Arc<LocalWorkload>,
-        permit: &Permit,
-        app: &AppStream,
-        record: &mut Record,
-    ) -> Result<Opened, FlowError> {
+        let time = Time { by: self.shared.clock.now() + within, within };
         let target = permit.target();
         let unknown = || FlowError::UnknownService { name: target.service.to_string() };
         let destination = snapshot.destination(&target.service).ok_or_else(unknown)?;
@@ -120,7 +113,7 @@ impl Opener {
                 });
                 continue;
             }
-            match self.one(snapshot, source, permit, attempt, app, record).await {
+            match self.one(snapshot, source, permit, attempt, app, (time, record)).await {
                 Ok(opened) => return Ok(opened),
                 Err(error) if error.class().retry == Retry::OtherEndpoint => {
                     debug!(endpoint = %endpoint.workload, node = %endpoint.node, %error, "trying another endpoint");
@@ -150,33 +143,45 @@ impl Opener {
         permit: &Permit,
         attempt: Try,
         app: &AppStream,
-        record: &mut Record,
+        (time, record): (Time, &mut Record),
     ) -> Result<Opened, FlowError> {
         let endpoint = Arc::clone(attempt.endpoint());
         let here = (endpoint.node == self.shared.config.node)
             .then(|| self.shared.locals.labelled(endpoint.label.as_str()))
             .flatten();
-        let outcome = match here {
-            Some(workload) => self.local(snapshot, source, permit, &workload, record).await.map(Side::Local),
-            None => self.tunnel(source, permit, &endpoint, app, record).await.map(Side::Tunnel),
+        let open = async {
+            match here {
+                Some(workload) => {
+                    self.local(snapshot, source, permit, &workload, record).await.map(Side::Local)
+                }
+                None => self.tunnel(source, permit, &endpoint, app, record).await.map(Side::Tunnel),
+            }
+        };
+        let Time { by, within } = time;
+        let outcome = tokio::select! {
+            biased;
+            outcome = open => outcome,
+            () = self.shared.clock.sleep_until(by) => Err(FlowError::ConnectTimeout { after: within }),
         };
         let now = self.shared.clock.now();
         match outcome {
-            Ok(Side::Tunnel(stream)) => Ok(Opened::Tunnel { stream, load: attempt.connected(now) }),
+            Ok(Side::Tunnel((stream, true))) => {
+                let standing = Standing::Accepted { _load: attempt.connected(now) };
+                Ok(Opened::Tunnel { stream, standing })
+            }
+            Ok(Side::Tunnel((stream, false))) => {
+                let standing = Standing::Awaited(Awaited { attempt, by, within });
+                Ok(Opened::Tunnel { stream, standing })
+            }
             Ok(Side::Local((io, place))) => Ok(Opened::Local { io, load: attempt.connected(now), place }),
             Err(error) => {
-                if error.class().retry == Retry::OtherEndpoint {
-                    let ejected = self.shared.with_rng(|rng| attempt.failed(rng, now));
-                    if ejected {
-                        debug!(endpoint = %endpoint.workload, node = %endpoint.node, "endpoint ejected");
-                    }
-                }
+                blame(&self.shared, attempt, &error);
                 Err(error)
             }
         }
     }
 
-    /// Through a tunnel to the endpoint's agent.
+    /// Through a tunnel to the endpoint's agent, and whether that has accepted already.
     async fn tunnel(
         &self,
         source: &Arc<LocalWorkload>,
@@ -184,7 +189,7 @@ impl Opener {
         endpoint: &Endpoint,
         app: &AppStream,
         record: &mut Record,
-    ) -> Result<TunnelStream, FlowError> {
+    ) -> Result<(TunnelStream, bool), FlowError> {
         if source.slot.load().is_none() {
             return Err(FlowError::NoIdentity { workload: source.identity.to_string() });
         }
@@ -210,12 +215,12 @@ impl Opener {
                 biased;
                 reply = stream.reply() => reply,
                 // From here on bytes of the program are under way, and the flow is this tunnel's.
-                () = app.speaks() => return Ok(stream),
+                () = app.speaks() => return Ok((stream, false)),
             };
             match reply {
                 Ok(accepted) => {
                     record.accepted(&accepted);
-                    return Ok(stream);
+                    return Ok((stream, true));
                 }
                 // The tunnel led to a run of the agent that is no more, and nothing of the program was sent.
                 Err(StreamError::TunnelClosed(CloseReason::Restarted)) if std::mem::take(&mut again) => {
@@ -325,8 +330,15 @@ fn may_serve(destination: &Destination, endpoint: &Endpoint) -> bool {
     own || service.identities.contains(&endpoint.identity)
 }
 
+/// The time that all attempts of one connection share.
+#[derive(Clone, Copy)]
+struct Time {
+    by: Instant,
+    within: Duration,
+}
+
 enum Side {
-    Tunnel(TunnelStream),
+    Tunnel((TunnelStream, bool)),
     Local((OwnStream, FlowPlace)),
 }
 

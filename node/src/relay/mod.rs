@@ -162,6 +162,8 @@ pub enum End {
     Exchange(ExchangeError),
     /// No byte moved for the idle timeout.
     Idle,
+    /// The other end said neither yes nor no within the connect timeout; bytes of the program were under way already.
+    Unanswered,
     /// The owner of the flow cut it.
     Cut(ResetCode),
 }
@@ -181,6 +183,7 @@ impl End {
             Self::Stalled => "stalled",
             Self::Exchange(_) => "exchange",
             Self::Idle => "idle",
+            Self::Unanswered => "connect_timeout",
             Self::Cut(_) => "cut",
         }
     }
@@ -193,6 +196,7 @@ impl End {
             Self::Stalled => ResetCode::Stalled,
             Self::Exchange(_) => ResetCode::Protocol,
             Self::Idle => ResetCode::Idle,
+            Self::Unanswered => ResetCode::UpstreamTimeout,
             Self::Cut(code) => *code,
             Self::Clean | Self::Neighbour(_) | Self::Far(_) => ResetCode::Cancelled,
         }
@@ -213,18 +217,18 @@ impl From<Broken> for End {
 
 /// Carries a flow between a program of this agent and a tunnel.
 ///
-/// `cut` ends it from outside with the code that the other end sees. When it ends with [`StreamError::Refused`] and
+/// `stop` ends it from outside, for that reason; the other end sees its code. When it ends with [`StreamError::Refused`] and
 /// nothing received, `app` can still be refused in its own protocol. Dropping the future resets both ends.
 pub async fn both_ways(
     app: &mut AppStream,
     tunnel: &mut TunnelStream,
     relay: &Relay,
-    cut: impl Future<Output = ResetCode>,
+    stop: impl Future<Output = End>,
 ) -> Transfer {
     let (send, recv) = tunnel.halves();
     let outcome = {
         let far = (TunnelSource::new(recv), TunnelSink::new(send));
-        carry(app, far, relay, cut).await
+        carry(app, far, relay, stop).await
     };
     if outcome.broken {
         let code = outcome.end.reset_code(relay.side);
@@ -239,12 +243,12 @@ pub async fn within_host(
     app: &mut AppStream,
     other: &mut AppStream,
     relay: &Relay,
-    cut: impl Future<Output = ResetCode>,
+    stop: impl Future<Output = End>,
 ) -> Transfer {
     let outcome = {
         let (read, write) = other.io.split();
         let far = (TcpSource::new(read, Broken::Neighbour), TcpSink::new(write, Broken::Neighbour));
-        carry(app, far, relay, cut).await
+        carry(app, far, relay, stop).await
     };
     if outcome.up_finished && !outcome.broken {
         other.ended();
@@ -308,7 +312,7 @@ async fn carry(
     app: &mut AppStream,
     (mut far_source, mut far_sink): (impl Source, impl Sink),
     relay: &Relay,
-    cut: impl Future<Output = ResetCode>,
+    stop: impl Future<Output = End>,
 ) -> Outcome {
     let activity = Activity { relay, started: relay.clock.now(), last_ns: AtomicU64::new(0) };
     let (head, behind) = (std::mem::take(&mut app.head), std::mem::take(&mut app.behind));
@@ -333,7 +337,7 @@ async fn carry(
         let first = Default::default();
         let down =
             pump(&mut far_source, &mut response, &mut app_sink, &activity, (Direction::Down, code), first);
-        until_the_end(up, down, &activity, cut).await
+        until_the_end(up, down, &activity, stop).await
     };
     if outcome.down_finished && !outcome.broken {
         app.ended();
@@ -345,10 +349,10 @@ async fn until_the_end(
     up: impl Future<Output = pump::Ended>,
     down: impl Future<Output = pump::Ended>,
     activity: &Activity<'_>,
-    cut: impl Future<Output = ResetCode>,
+    stop: impl Future<Output = End>,
 ) -> Outcome {
     let idle = activity.idle();
-    tokio::pin!(up, down, idle, cut);
+    tokio::pin!(up, down, idle, stop);
     let (mut up_lives, mut down_lives) = (true, true);
     let mut outcome = Outcome { end: End::Clean, up_finished: false, down_finished: false, broken: false };
     let mut refused = None;
@@ -363,7 +367,7 @@ async fn until_the_end(
                 (ended, &mut outcome.down_finished)
             }
             () = &mut idle => return Outcome { end: End::Idle, broken: true, ..outcome },
-            code = &mut cut => return Outcome { end: End::Cut(code), broken: true, ..outcome },
+            end = &mut stop => return Outcome { end, broken: true, ..outcome },
         };
         match ended {
             pump::Ended::Cleanly => *finished = true,

@@ -173,7 +173,8 @@ async fn a_flow_that_is_cut_tells_its_code_to_the_other_end() {
     let ((mut client, accepted), (dialled, mut server)) = (tcp_pair().await, tcp_pair().await);
     let cut = async move {
         let (mut app, mut near) = (AppStream::raw(accepted), near);
-        both_ways(&mut app, &mut near, &relay(Side::Caller), async { ResetCode::PolicyChanged }).await
+        both_ways(&mut app, &mut near, &relay(Side::Caller), async { End::Cut(ResetCode::PolicyChanged) })
+            .await
     };
     let (near, far) = tokio::join!(cut, end_of(dialled, far, Side::Service));
     assert_eq!(near.end, End::Cut(ResetCode::PolicyChanged));

@@ -27,6 +27,28 @@ async fn a_flow_carries_its_header_and_bytes_both_ways() {
 }
 
 #[tokio::test]
+async fn a_flow_is_answered_when_its_acceptance_is_read_and_not_before_and_not_by_a_refusal() {
+    let (_order, _charge, dialled, accepted) = pair(TransportSettings::default()).await;
+    let mut near = dialled.open(&header(80)).await.unwrap();
+    let asked = near.handle();
+    let incoming = accepted.accept().await.unwrap().header().await.unwrap();
+    assert!(!is_answered(&asked).await);
+    let _far = incoming.accept(Accepted::default()).await.unwrap();
+    near.reply().await.unwrap();
+    assert!(is_answered(&asked).await);
+
+    let mut near = dialled.open(&header(80)).await.unwrap();
+    let incoming = accepted.accept().await.unwrap().header().await.unwrap();
+    incoming.refuse(Refused::new(ResetCode::PolicyDenied, "W2101", "no"));
+    near.reply().await.unwrap_err();
+    assert!(!is_answered(&near.handle()).await);
+}
+
+async fn is_answered(flow: &FlowHandle) -> bool {
+    tokio::time::timeout(Duration::ZERO, flow.answered()).await.is_ok()
+}
+
+#[tokio::test]
 async fn a_caller_that_finished_still_reads_the_answer() {
     let (_order, _charge, dialled, accepted) = pair(TransportSettings::default()).await;
     let (mut near, mut far) = flow(&dialled, &accepted).await;

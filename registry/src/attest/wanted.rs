@@ -65,7 +65,7 @@ impl Wanted {
             },
             "user" => Purpose::Person {
                 name: layout::user(&request.user).map(|_| request.user.clone()).ok_or_else(|| {
-                    scoped("user", &"a user's name has letters, digits, '.', '_' and '-' only")
+                    scoped("user", &"a user's name begins with a letter or digit and has letters, digits, '.', '_' and '-' only")
                 })?,
                 role: Role::person(&request.role)
                     .ok_or_else(|| scoped("role", &"a role is viewer, editor or admin"))?,
