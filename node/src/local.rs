@@ -34,6 +34,7 @@ pub struct LocalWorkload {
     /// Its SVID; empty until the first one is issued.
     pub slot: SvidSlot,
     registration: ArcSwapOption<Registration>,
+    announced: ArcSwapOption<Registration>,
 }
 
 /// What the server answered to a registration.
@@ -58,8 +59,9 @@ impl LocalWorkload {
         ports: BTreeMap<String, SocketAddr>,
         uid: Option<u32>,
     ) -> Self {
-        let slot = SvidSlot::empty();
-        Self { identity, namespace, name, account, ports, uid, slot, registration: ArcSwapOption::empty() }
+        let (slot, registration, announced) =
+            (SvidSlot::empty(), ArcSwapOption::empty(), ArcSwapOption::empty());
+        Self { identity, namespace, name, account, ports, uid, slot, registration, announced }
     }
 
     /// What the server said last, if it ever did.
@@ -68,9 +70,21 @@ impl LocalWorkload {
         self.registration.load_full()
     }
 
+    /// By what label peers reach it, and for what: what the server said last, else what it is being asked for. The
+    /// server publishes an endpoint before its answer is here, and a peer may dial at once.
+    #[must_use]
+    pub fn reachable(&self) -> Option<Arc<Registration>> {
+        self.registration().or_else(|| self.announced.load_full())
+    }
+
     /// Takes the server's answer in.
     pub(crate) fn set_registration(&self, registration: Registration) {
         self.registration.store(Some(Arc::new(registration)));
+    }
+
+    /// Notes what the server is going to be asked for.
+    pub(crate) fn set_announced(&self, announced: Registration) {
+        self.announced.store(Some(Arc::new(announced)));
     }
 
     /// Where it serves `port` of a service: by the port's name, its number, or as the only one.
@@ -160,7 +174,7 @@ impl LocalWorkloads {
 impl Table {
     fn index(mut self) -> Self {
         let labelled = |workload: &Arc<LocalWorkload>| {
-            Some((workload.registration()?.label.as_str().to_owned(), Arc::clone(workload)))
+            Some((workload.reachable()?.label.as_str().to_owned(), Arc::clone(workload)))
         };
         self.by_label = self.by_name.values().filter_map(labelled).collect();
         self
@@ -196,6 +210,25 @@ mod tests {
 
         table.remove(&charge.namespace, &charge.name);
         assert!(table.labelled("abc").is_none());
+    }
+
+    #[test]
+    fn a_workload_answers_to_the_label_it_announces_until_the_server_gives_it_another() {
+        let table = LocalWorkloads::default();
+        let charge = workload("charge", &[]);
+        table.insert(&charge);
+        let named = |label: &str| {
+            let label = label.parse().unwrap();
+            Registration { label, services: Vec::new(), allowed_uids: Vec::new() }
+        };
+        charge.set_announced(named("drawn"));
+        table.reindex();
+        assert!(charge.registration().is_none(), "nobody has said yes to it");
+        assert!(table.labelled("drawn").is_some());
+
+        charge.set_registration(named("given"));
+        table.reindex();
+        assert!(table.labelled("drawn").is_none() && table.labelled("given").is_some());
     }
 
     #[test]

@@ -465,7 +465,7 @@ impl RunningNode {
     #[must_use]
     pub fn labels(&self) -> Vec<(String, String)> {
         let one = |workload: Arc<crate::local::LocalWorkload>| {
-            Some((workload.identity.to_string(), workload.registration()?.label.to_string()))
+            Some((workload.identity.to_string(), workload.reachable()?.label.to_string()))
         };
         self.shared.locals.all().into_iter().filter_map(one).collect()
     }

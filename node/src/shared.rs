@@ -282,13 +282,20 @@ impl Shared {
 
     /// Puts a registration in force: from now on the label selects the workload's SVID.
     pub(crate) fn registered(&self, workload: &Arc<LocalWorkload>, registration: Registration) {
-        if let Some(old) = workload.registration()
+        if let Some(old) = workload.reachable()
             && old.label != registration.label
         {
             self.inbound_svids.remove(old.label.as_str());
         }
         self.inbound_svids.insert(registration.label.as_str(), workload.slot.clone());
         workload.set_registration(registration);
+        self.locals.reindex();
+    }
+
+    /// Lets a workload answer to a label that the server is going to be asked to reserve for it.
+    pub(crate) fn announce(&self, workload: &LocalWorkload, announced: Registration) {
+        self.inbound_svids.insert(announced.label.as_str(), workload.slot.clone());
+        workload.set_announced(announced);
         self.locals.reindex();
     }
 
@@ -310,7 +317,7 @@ impl Shared {
     /// Takes a workload out of everything.
     pub(crate) fn forget_workload(&self, workload: &LocalWorkload) {
         self.locals.remove(&workload.namespace, &workload.name);
-        if let Some(known) = workload.registration() {
+        if let Some(known) = workload.reachable() {
             self.inbound_svids.remove(known.label.as_str());
         }
         let ends =

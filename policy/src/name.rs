@@ -94,8 +94,32 @@ label_type! {
     ClusterName
 }
 label_type! {
-    /// The opaque label of one endpoint: 128 random bits in base32, given by the server. It is the SNI's first label.
+    /// The opaque label of one endpoint: 128 random bits in base32, reserved by the server. It is the SNI's first label.
     EndpointLabel
+}
+
+impl EndpointLabel {
+    /// The characters of a label: 128 bits, five in each.
+    pub const CHARS: usize = 26;
+    /// RFC 4648 section 6 in lower case, as names are.
+    const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+
+    /// The label of `bits`, the highest first; the last character carries three of them.
+    #[must_use]
+    pub fn from_bits(bits: u128) -> Self {
+        let digit = |index: usize| {
+            let shift = 123_i32 - 5 * i32::try_from(index).unwrap_or(0);
+            let five = if shift >= 0 { bits >> shift } else { bits << -shift };
+            char::from(Self::ALPHABET[usize::try_from(five & 31).unwrap_or(0)])
+        };
+        Self((0..Self::CHARS).map(digit).collect::<String>().into())
+    }
+
+    /// Whether it could have come from [`Self::from_bits`]: a label of another form says something to an observer.
+    #[must_use]
+    pub fn is_opaque(&self) -> bool {
+        self.0.len() == Self::CHARS && self.0.bytes().all(|byte| Self::ALPHABET.contains(&byte))
+    }
 }
 
 impl Namespace {
@@ -197,5 +221,13 @@ mod tests {
         for bad in ["", "A", "a.b", "a_b", "-a", "a-", "a\n"] {
             assert!(bad.parse::<ObjectName>().is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_label_is_128_bits_in_base32() {
+        assert_eq!(EndpointLabel::from_bits(0).as_str(), "a".repeat(26));
+        assert_eq!(EndpointLabel::from_bits(u128::MAX).as_str(), format!("{}4", "7".repeat(25)));
+        assert_eq!(EndpointLabel::from_bits(1).as_str(), format!("{}e", "a".repeat(25)));
+        assert_eq!(EndpointLabel::from_bits(1 << 123).as_str(), format!("b{}", "a".repeat(25)));
     }
 }

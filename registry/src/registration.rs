@@ -39,8 +39,6 @@ const MAX_TRIES: usize = 8;
 const NEWER_WORLD: Duration = Duration::from_secs(1);
 /// The bytes of a label: 128 bits (decisions.md).
 const LABEL_BYTES: usize = 16;
-/// The characters of a label: 128 bits in base32.
-const LABEL_CHARS: usize = 26;
 /// Why a Service exists that nobody declared; the name of the enrollment follows.
 const CREATED_BY: &str = "created by the first registration under WorkloadEnrollment ";
 
@@ -344,7 +342,7 @@ fn check_owner(workload: &Workload, node: &NodeName) -> Result<(), Refusal> {
     Err(Refusal::denied(code::REGISTERED_ELSEWHERE, what))
 }
 
-/// The label that the agent kept, else the one that is known, else a new one.
+/// The label that the agent kept or drew, else the one that is known, else a new one.
 fn label(
     catalog: &Catalog,
     workload: &Workload,
@@ -357,32 +355,21 @@ fn label(
     if Some(&kept) == known.as_ref() {
         return Ok(kept);
     }
-    let well_formed =
-        kept.as_str().len() == LABEL_CHARS && kept.as_str().bytes().all(|byte| ALPHABET.contains(&byte));
-    // Somebody else's label, or none that a server gave: the workload gets one of its own.
-    if well_formed && catalog.label(&kept).is_none() { Ok(kept) } else { known.map_or_else(new_label, Ok) }
+    // Somebody else's label, or one that is not opaque: the workload gets one of its own.
+    if kept.is_opaque() && catalog.label(&kept).is_none() {
+        Ok(kept)
+    } else {
+        known.map_or_else(new_label, Ok)
+    }
 }
-
-/// RFC 4648 §6 in lower case, as names are.
-const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
 /// Draws a label.
 fn new_label() -> Result<EndpointLabel, Refusal> {
     let mut random = [0; LABEL_BYTES];
     let fault = || catalogued(code::ENTROPY, "the system gives no random numbers");
-    let failed = || Refusal::new(tonic::Code::Internal, fault());
-    aws_lc_rs::rand::fill(&mut random).map_err(|_| failed())?;
-    base32(u128::from_be_bytes(random)).parse().map_err(|_| failed())
-}
-
-/// 128 bits in base32, the highest first: 26 characters, of which the last carries three bits.
-fn base32(bits: u128) -> String {
-    let digit = |index: usize| {
-        let shift = 123_i32 - 5 * i32::try_from(index).unwrap_or(0);
-        let five = if shift >= 0 { bits >> shift } else { bits << -shift };
-        char::from(ALPHABET[usize::try_from(five & 31).unwrap_or(0)])
-    };
-    (0..LABEL_CHARS).map(digit).collect()
+    let failed = |_| Refusal::new(tonic::Code::Internal, fault());
+    aws_lc_rs::rand::fill(&mut random).map_err(failed)?;
+    Ok(EndpointLabel::from_bits(u128::from_be_bytes(random)))
 }
 
 fn unchanged(key: crate::store::Key, mod_revision: Revision) -> Compare {

@@ -175,7 +175,7 @@ pub struct RegisterRequest {
     pub region: ::prost::alloc::string::String,
     #[prost(string, tag = "7")]
     pub zone: ::prost::alloc::string::String,
-    /// The label kept on the agent's disk, empty at the first registration.
+    /// The label that the agent kept on its disk, or drew and answers to already. Empty: the server draws one.
     #[prost(string, tag = "8")]
     pub label: ::prost::alloc::string::String,
     #[prost(uint32, optional, tag = "9")]

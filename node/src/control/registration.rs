@@ -224,7 +224,7 @@ fn owner(workload: &LocalWorkload) -> EndpointOwner {
     (workload.namespace.clone(), workload.name.clone())
 }
 
-/// Registers one workload, with the label it had if it had one.
+/// Registers one workload, with the label it had if it had one. It answers to its label before the server is asked.
 ///
 /// # Errors
 ///
@@ -235,6 +235,7 @@ pub(crate) async fn register(
     workload: &Arc<LocalWorkload>,
 ) -> Result<(), NotRegistered> {
     let channel = shared.link.channel().await;
+    announce(shared, workload);
     let request = request(shared, workload);
     let answer = DiscoveryClient::new(channel).register(request).await.map_err(|status| refusal(&status))?;
     let registration =
@@ -290,11 +291,22 @@ fn refusal(status: &Status) -> NotRegistered {
     NotRegistered { fault: Box::new(from_status(status).swap_remove(0)), refused }
 }
 
+/// Makes a workload that was never registered reachable for the one service it may ask for.
+fn announce(shared: &Shared, workload: &LocalWorkload) {
+    if workload.reachable().is_some() {
+        return;
+    }
+    let drawn = || EndpointLabel::from_bits(shared.with_rng(Rng::random));
+    let label = shared.kept_label(workload).unwrap_or_else(drawn);
+    let service = || ServiceName::new(workload.namespace.clone(), workload.account.clone());
+    let services = if workload.ports.is_empty() { Vec::new() } else { vec![service()] };
+    shared.announce(workload, Registration { label, services, allowed_uids: Vec::new() });
+}
+
 fn request(shared: &Shared, workload: &LocalWorkload) -> RegisterRequest {
     let ports: BTreeMap<_, _> =
         workload.ports.iter().map(|(key, at)| (key.clone(), at.to_string())).collect();
-    let label =
-        workload.registration().map(|known| known.label.clone()).or_else(|| shared.kept_label(workload));
+    let label = workload.reachable().map(|known| known.label.clone()).or_else(|| shared.kept_label(workload));
     RegisterRequest {
         namespace: workload.namespace.to_string(),
         name: workload.name.to_string(),

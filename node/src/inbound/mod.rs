@@ -160,7 +160,7 @@ impl Inbound {
         let namespace = header.namespace.as_str().parse().map_err(|_| not_served())?;
         let name = header.service.as_str().parse().map_err(|_| not_served())?;
         let service = ServiceName::new(namespace, name);
-        let serves = workload.registration().is_some_and(|known| known.services.contains(&service));
+        let serves = workload.reachable().is_some_and(|known| known.services.contains(&service));
         if !serves {
             return Err(not_served());
         }

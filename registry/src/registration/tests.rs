@@ -212,11 +212,3 @@ async fn wl_02_only_a_user_whom_a_selector_names_whole_may_start_programs() {
     let status = other.may_run(ask("charge", 1_000, "")).await.unwrap_err();
     assert_eq!(fault(&status).code, "W6021", "hosta has no such identity");
 }
-
-#[test]
-fn a_label_is_128_bits_in_base32() {
-    assert_eq!(base32(0), "a".repeat(26));
-    assert_eq!(base32(u128::MAX), format!("{}4", "7".repeat(25)));
-    assert_eq!(base32(1), format!("{}e", "a".repeat(25)));
-    assert_eq!(base32(1 << 123), format!("b{}", "a".repeat(25)));
-}
