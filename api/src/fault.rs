@@ -6,7 +6,7 @@ pub mod status;
 
 use std::fmt;
 
-use weft_policy::code::CodeId;
+use weft_policy::code::{self, CodeId};
 
 pub use status::{fault_to_status, faults_to_status, from_status, status_to_fault, status_to_faults};
 
@@ -125,6 +125,21 @@ impl Fault {
         self.at(format!("{prefix}{dot}{}", site.path), site.place)
     }
 
+    /// The same with what the catalogue knows, where the place of the error knows nothing better: its cause when no fact
+    /// is told, its next commands when none of the advice is a command of ours. Every border to a person goes through it.
+    #[must_use]
+    pub fn completed(&self) -> Self {
+        let mut whole = self.clone();
+        let Some(row) = code::lookup(&self.code) else { return whole };
+        if whole.why.is_empty() {
+            whole.why.push(row.cause.to_owned());
+        }
+        if !whole.fix.iter().any(|advice| advice.contains("weft ")) {
+            whole.fix.extend(row.fix.iter().map(|&advice| advice.to_owned()));
+        }
+        whole
+    }
+
     /// Where to read more.
     #[must_use]
     pub fn docs(&self) -> String {
@@ -170,3 +185,26 @@ impl fmt::Display for Fault {
 }
 
 impl std::error::Error for Fault {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_error_does_not_say_itself_the_catalogue_says() {
+        let bare = Fault::new(code::MALFORMED, "the text cannot be read as YAML").completed();
+        assert_eq!(bare.why, [code::MALFORMED.row().cause]);
+        assert!(bare.fix.iter().any(|fix| fix.contains("weft apply")), "{:?}", bare.fix);
+
+        let own = Fault::new(code::MALFORMED, "it is cut").why("at line 3").fix("see:   weft get services");
+        assert_eq!(own.completed(), own);
+        let edit =
+            Fault::new(code::MALFORMED, "it is cut").why("at line 3").fix("close the bracket").completed();
+        assert_eq!(
+            (edit.fix[0].as_str(), edit.fix.len()),
+            ("close the bracket", 1 + code::MALFORMED.row().fix.len())
+        );
+        let foreign = Fault::new("X1", "of a newer version");
+        assert_eq!(foreign.completed(), foreign);
+    }
+}

@@ -20,6 +20,19 @@ pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
 /// Secrets have 256 bits (security.md T3 asks for at least 128).
 pub const SECRET_BYTES: usize = 32;
 
+/// The fewest characters behind the prefix that are taken for a token: its secret alone has 43.
+const LEAST_TOKEN_CHARS: usize = 40;
+
+/// Whether a token stands in `text`, such as an argument of a command, whole or cut. A file's name is none.
+#[must_use]
+pub fn stands_in(text: &str) -> bool {
+    text.match_indices(PREFIX).any(|(at, _)| {
+        let behind = text[at + PREFIX.len()..].bytes();
+        behind.take_while(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')).count()
+            >= LEAST_TOKEN_CHARS
+    })
+}
+
 /// Who may use a token.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Subject {
@@ -218,6 +231,17 @@ mod tests {
         }
         assert_eq!("weft2.AAAA".parse::<JoinToken>().unwrap_err(), InvalidToken::Form);
         assert_eq!("weft1.e30".parse::<JoinToken>().unwrap_err(), InvalidToken::Content);
+    }
+
+    #[test]
+    fn a_token_is_seen_in_an_argument_and_a_file_of_tokens_is_none() {
+        let text = token().to_text();
+        for argument in [text.to_string(), format!("--token-file={}", text.as_str()), text[..80].to_owned()] {
+            assert!(stands_in(&argument), "{argument}");
+        }
+        for argument in ["weft1.token", "/run/weft1.d/hostb", "--token-file", "-", "weft1."] {
+            assert!(!stands_in(argument), "{argument}");
+        }
     }
 
     #[test]

@@ -69,6 +69,11 @@ impl CliError {
         Self::new(Exit::Usage, Fault::new(code::USAGE, what).fix(fix))
     }
 
+    /// The state directory holds the identity of an agent that has joined.
+    pub(crate) fn joined_already(what: impl Into<String>, fix: &str) -> Self {
+        Self::new(Exit::Usage, Fault::new(code::ALREADY_JOINED, what).fix(fix))
+    }
+
     /// Standard output could not be written.
     pub(crate) fn output(error: impl Display) -> Self {
         Self::new(
@@ -83,6 +88,18 @@ impl CliError {
             .why(error.to_string())
             .fix("check that the path exists and that this user may use it");
         Self::new(Exit::Usage, fault)
+    }
+
+    /// A state directory could not be made or made private.
+    pub(crate) fn state_directory(path: &Path, error: &dyn Display) -> Self {
+        let fault = Fault::new(code::STATE_DIRECTORY, format!("cannot use {} for state", path.display()));
+        Self::new(Exit::Usage, fault.why(error.to_string()))
+    }
+
+    /// A file could not be written; what was there before is unchanged.
+    pub(crate) fn write(path: &Path, error: &dyn Display) -> Self {
+        let fault = Fault::new(code::WRITE_FAILED, format!("cannot write {}", path.display()));
+        Self::new(Exit::Usage, fault.why(error.to_string()))
     }
 
     /// The program of `weft run` could not be started, a thread or runtime could not be made.

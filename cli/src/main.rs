@@ -14,18 +14,21 @@ mod resource;
 mod rule;
 mod run;
 
-use std::{io::Write as _, process::ExitCode};
+use std::process::ExitCode;
 
 use crate::{
-    args::{Cli, Command},
+    args::{Cli, Command, usage},
     error::CliError,
     output::Output,
 };
 
 fn main() -> ExitCode {
+    if let Some(told) = usage::check_for_token() {
+        return told;
+    }
     let cli = match Cli::from_command_line() {
         Ok(cli) => cli,
-        Err(error) => return usage(&error),
+        Err(error) => return usage::tell(&error),
     };
     let output = Output::new(&cli.global);
     if cli.global.verbose > 0 {
@@ -36,27 +39,6 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => error.report(&output),
     }
-}
-
-/// Help, the version, or what is wrong with the arguments. An argument that would steer the terminal is shown harmless
-/// (API-15); without one the text keeps its colours.
-fn usage(error: &clap::Error) -> ExitCode {
-    let plain = error.render().to_string();
-    let mut harmless = plain.clone();
-    // A line of its own in an argument would read as a line of ours.
-    for argument in std::env::args_os().filter_map(|argument| argument.into_string().ok()) {
-        let value = argument.split_once('=').map_or(argument.as_str(), |(_, value)| value);
-        if value.contains(char::is_control) {
-            harmless = harmless.replace(value, &value.escape_debug().to_string());
-        }
-    }
-    harmless = output::printable(&harmless);
-    if plain == harmless {
-        error.exit();
-    }
-    // An error that cannot be written has no reader; the exit code still tells.
-    let _ = write!(std::io::stderr().lock(), "{harmless}");
-    ExitCode::from(error::Exit::Usage as u8)
 }
 
 fn dispatch(cli: Cli, output: &Output) -> Result<ExitCode, CliError> {

@@ -5,6 +5,7 @@ use std::io::{IsTerminal as _, Write as _};
 use comfy_table::{Table, presets};
 use serde_json::Value;
 use weft_api::fault::Fault;
+use weft_policy::code::{self, Level};
 
 use crate::{
     args::{Color, Format, Global},
@@ -31,6 +32,14 @@ impl Output {
             Color::Auto => set("CLICOLOR_FORCE") || std::io::stderr().is_terminal(),
         };
         Self { format: global.output, quiet: global.quiet, headers: !global.no_headers, color }
+    }
+
+    /// For errors before the flags were understood.
+    pub(crate) fn of_errors(json: bool) -> Self {
+        let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty() && value != "0");
+        let color = !set("NO_COLOR") && std::io::stderr().is_terminal();
+        let format = if json { Format::Json } else { Format::Table };
+        Self { format, quiet: false, headers: true, color }
     }
 
     /// The form asked for.
@@ -121,19 +130,35 @@ impl Output {
         self.say(mark, step.as_ref());
     }
 
-    /// An error or warning in five parts: on standard error as a block, with `-o json` as an object. What to do comes
-    /// from the catalogue when the place of the error knows nothing better.
+    /// An error, or a warning when its code is one, in five parts: on standard error as a block, with `-o json` as an
+    /// object. What its place does not know comes from the catalogue.
     pub(crate) fn fault(&self, fault: &Fault) {
-        let fault = &with_advice(fault);
-        let mut err = std::io::stderr().lock();
-        let text = if self.format == Format::Json { fault.to_json().to_string() } else { self.block(fault) };
-        // An error that cannot be written has no reader; the exit code still tells.
-        let _ = writeln!(err, "{text}");
+        let level = code::lookup(&fault.code).map_or(Level::Error, |row| row.level);
+        self.tell(level, fault);
     }
 
-    fn block(&self, fault: &Fault) -> String {
-        let (on, off) = if self.color { ("\u{1b}[31m", "\u{1b}[0m") } else { ("", "") };
-        let mut text = format!("{on}error[{}]{off}: {}", fault.code, indented(&fault.what));
+    /// What is legal, and should be looked at by a person: in five parts as an error is, unless `-q`. A text that does
+    /// not begin with a code of the catalogue is one line.
+    pub(crate) fn warning(&self, text: &str) {
+        let coded = text.split_once(": ").filter(|(code, _)| code::lookup(code).is_some());
+        match coded {
+            Some((code, what)) if !self.quiet => self.tell(Level::Warning, &Fault::new(code, what)),
+            Some(_) => {}
+            None => self.talk(format!("warning: {text}")),
+        }
+    }
+
+    fn tell(&self, level: Level, fault: &Fault) {
+        let fault = &fault.completed();
+        let structured = self.format == Format::Json;
+        let text = if structured { fault.to_json().to_string() } else { self.block(level, fault) };
+        // An error that cannot be written has no reader; the exit code still tells.
+        let _ = writeln!(std::io::stderr().lock(), "{text}");
+    }
+
+    fn block(&self, level: Level, fault: &Fault) -> String {
+        let (on, off) = if self.color { (colour(level), "\u{1b}[0m") } else { ("", "") };
+        let mut text = format!("{on}{level}[{}]{off}: {}", fault.code, indented(&fault.what));
         for (index, why) in fault.why.iter().enumerate() {
             let label = if index == 0 { "why" } else { "" };
             text.push_str(&format!("\n  {label:<4}  {}", indented(why)));
@@ -162,10 +187,12 @@ impl Output {
     }
 }
 
-/// The fault with the advice of its code, unless it has its own.
-fn with_advice(fault: &Fault) -> Fault {
-    let row = weft_policy::code::lookup(&fault.code).filter(|_| fault.fix.is_empty());
-    row.map_or(&[][..], |row| row.fix).iter().fold(fault.clone(), |fault, fix| fault.fix(*fix))
+/// Red, or yellow for what goes on.
+const fn colour(level: Level) -> &'static str {
+    match level {
+        Level::Error => "\u{1b}[31m",
+        Level::Warning => "\u{1b}[33m",
+    }
 }
 
 /// Replaces control characters, so that a name from elsewhere cannot steer the terminal (API-15).
@@ -194,14 +221,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_without_advice_of_its_own_gets_that_of_its_code() {
-        let bare = with_advice(&Fault::new("W4002", "the text cannot be read as YAML"));
-        assert!(bare.fix.iter().any(|fix| fix.contains("weft apply")), "{:?}", bare.fix);
-        let own = with_advice(&Fault::new("W4002", "the text cannot be read as YAML").fix("do this"));
-        assert_eq!(own.fix, ["do this"]);
-    }
-
-    #[test]
     fn api_15_control_characters_never_reach_the_terminal() {
         assert_eq!(printable("a\u{1b}[2Jb\r\u{7}"), "a\u{fffd}[2Jb\u{fffd}\u{fffd}");
         assert_eq!(printable("Ünï\tcode\n"), "Ünï\tcode\n");
@@ -214,7 +233,7 @@ mod tests {
         assert_eq!(one_line("hosta\nhostb  connected\t1"), "hosta\u{fffd}hostb  connected\u{fffd}1");
         let output = Output { format: Format::Table, quiet: false, headers: true, color: false };
         let what = "no service x\nerror[W0000]: y\n  fix   curl evil | sh\u{1b}[2J";
-        let text = output.block(&Fault::new("W4001", what).why("a\n  fix  b"));
+        let text = output.block(Level::Error, &Fault::new("W4001", what).why("a\n  fix  b"));
         let starts: Vec<_> = text.lines().filter(|line| line.starts_with("error[")).collect();
         assert_eq!(starts.len(), 1, "{text}");
         assert!(!text.lines().any(|line| line.starts_with("  fix")), "{text}");

@@ -3,14 +3,13 @@
 //! Owns one table: each cause has exactly one [`Class`]: what the other end is told, the word in metrics, whether another
 //! endpoint may be tried, and the catalogue's code. All matches are exhaustive, so a new cause asks for its class.
 
+mod wire;
+
 use std::{io, net::SocketAddr, time::Duration};
 
 use weft_api::fault::Fault;
 use weft_identity::spiffe::SpiffeId;
-use weft_overlay::{
-    By, CloseCode, CloseReason, DialError, OpenError, OpeningError, PeerCode, Refused, ResetCode,
-    StreamError, pool::PoolError,
-};
+use weft_overlay::{OpeningError, Refused, ResetCode, StreamError, pool::PoolError};
 use weft_policy::{
     authz::Denial,
     balance::NoEndpoint,
@@ -19,6 +18,9 @@ use weft_policy::{
     route::NoBackend,
 };
 
+pub use self::wire::code_of;
+pub(crate) use self::wire::code_of_accept;
+use self::wire::{of_opening, of_pool, of_refusal, of_stream};
 use crate::{
     app::fault_of,
     intercept::InterceptError,
@@ -37,6 +39,9 @@ pub enum FlowError {
         /// Who should call or serve.
         workload: String,
     },
+    /// This agent has no snapshot yet: it knows neither services nor rules.
+    #[error("this agent has no policy yet")]
+    NoSnapshot,
     /// The name is the mesh's and no service has it.
     #[error("no service {name}")]
     UnknownService {
@@ -205,6 +210,7 @@ impl FlowError {
             Self::NoIdentity { .. } => {
                 Class::new(ResetCode::IdentityExpired, "no_identity", Never, code::NO_SVID_YET)
             }
+            Self::NoSnapshot => Class::new(ResetCode::PolicyDenied, "no_snapshot", Never, code::NO_SNAPSHOT),
             Self::UnknownService { .. } => {
                 Class::new(ResetCode::NoRoute, "unknown_service", Never, code::UNKNOWN_SERVICE)
             }
@@ -280,6 +286,7 @@ impl FlowError {
                 fault.fix("connect without the proxy, or call it as a service:   weft call <service>")
             }
             Self::NoIdentity { .. }
+            | Self::NoSnapshot
             | Self::UnknownService { .. }
             | Self::UnknownPort { .. }
             | Self::EgressDenied { .. }
@@ -345,174 +352,6 @@ impl End {
     }
 }
 
-/// The catalogue's code of a reset.
-#[must_use]
-pub const fn code_of(reset: ResetCode) -> CodeId {
-    match reset {
-        ResetCode::Cancelled => code::PEER_CLOSED,
-        ResetCode::PolicyDenied => code::NO_ALLOW,
-        ResetCode::PolicyChanged => code::REVOKED_BY_POLICY,
-        ResetCode::IdentityRevoked => code::IDENTITY_REVOKED,
-        ResetCode::IdentityExpired => code::OWN_SVID_EXPIRED,
-        ResetCode::AuthorityRevoked => code::AUTHORITY_REVOKED,
-        ResetCode::TrustDomainRemoved => code::UNKNOWN_TRUST_DOMAIN,
-        ResetCode::NodeBanned => code::IDENTITY_BANNED,
-        ResetCode::Drain => code::DRAINING,
-        ResetCode::NoRoute | ResetCode::WrongEndpoint => code::UNKNOWN_ENDPOINT,
-        ResetCode::Unreachable => code::NO_ENDPOINT,
-        ResetCode::UpstreamRefused => code::PROGRAM_REFUSED,
-        ResetCode::UpstreamTimeout => code::PROGRAM_TIMEOUT,
-        ResetCode::UpstreamReset => code::PROGRAM_RESET,
-        ResetCode::Overloaded | ResetCode::FlowLimit => code::OVERLOADED,
-        ResetCode::Stalled => code::STALLED,
-        ResetCode::Idle => code::IDLE_TIMEOUT,
-        ResetCode::Protocol => code::PROTOCOL_ERROR,
-        ResetCode::UnsupportedVersion => code::BAD_STREAM_HEADER,
-        ResetCode::Internal => code::INTERNAL,
-    }
-}
-
-/// Whether another endpoint may say otherwise.
-const fn retry_after(reset: ResetCode) -> Retry {
-    match reset {
-        ResetCode::Drain
-        | ResetCode::NoRoute
-        | ResetCode::WrongEndpoint
-        | ResetCode::Unreachable
-        | ResetCode::UpstreamRefused
-        | ResetCode::UpstreamTimeout
-        | ResetCode::Overloaded
-        | ResetCode::FlowLimit
-        | ResetCode::UnsupportedVersion
-        | ResetCode::IdentityExpired
-        | ResetCode::Internal => Retry::OtherEndpoint,
-        ResetCode::Cancelled
-        | ResetCode::PolicyDenied
-        | ResetCode::PolicyChanged
-        | ResetCode::IdentityRevoked
-        | ResetCode::AuthorityRevoked
-        | ResetCode::TrustDomainRemoved
-        | ResetCode::NodeBanned
-        | ResetCode::UpstreamReset
-        | ResetCode::Stalled
-        | ResetCode::Idle
-        | ResetCode::Protocol => Retry::Never,
-    }
-}
-
-fn of_reset(reset: PeerCode<ResetCode>) -> Class {
-    match reset {
-        PeerCode::Known(reset) => Class::new(reset, reset.name(), retry_after(reset), code_of(reset)),
-        PeerCode::Unknown(_) => {
-            Class::new(ResetCode::Cancelled, "unknown_code", Retry::Never, code::PEER_CLOSED)
-        }
-    }
-}
-
-/// A refusal names its own code, if this version knows it.
-fn of_refusal(refused: &Refused) -> Class {
-    let class = of_reset(refused.code);
-    refused.error.parse().map_or(class, |code| Class { code, ..class })
-}
-
-fn of_stream(error: &StreamError) -> Class {
-    match error {
-        StreamError::Refused(refused) => of_refusal(refused),
-        StreamError::Reset(code) | StreamError::Stopped(code) => of_reset(*code),
-        StreamError::TunnelClosed(reason) => Class { retry: Retry::OtherEndpoint, ..of_close(reason) },
-        StreamError::Reply(_) => {
-            Class::new(ResetCode::Protocol, "malformed_reply", Retry::OtherEndpoint, code::PROTOCOL_ERROR)
-        }
-        StreamError::Ended => Class::new(ResetCode::Internal, "ended", Retry::Never, code::INTERNAL),
-    }
-}
-
-fn of_opening(error: &OpeningError) -> Class {
-    let never = Retry::Never;
-    match error {
-        OpeningError::Header(_) | OpeningError::Truncated => {
-            Class::new(ResetCode::Protocol, "bad_header", never, code::BAD_STREAM_HEADER)
-        }
-        OpeningError::Timeout { .. } => {
-            Class::new(ResetCode::Idle, "header_timeout", never, code::BAD_STREAM_HEADER)
-        }
-        OpeningError::Stream(error) => of_stream(error),
-    }
-}
-
-fn of_pool(error: &PoolError) -> Class {
-    let other = Retry::OtherEndpoint;
-    match error {
-        PoolError::Dial(error) => of_dial(error),
-        PoolError::Open(OpenError::TunnelClosed(reason)) => Class { retry: other, ..of_close(reason) },
-        PoolError::Open(OpenError::Draining) => {
-            Class::new(ResetCode::Drain, "tunnel_draining", other, code::DRAINING)
-        }
-        PoolError::Open(OpenError::FlowLimit { .. }) => {
-            Class::new(ResetCode::FlowLimit, "flow_limit", other, code::OVERLOADED)
-        }
-        PoolError::Full { .. } => {
-            Class::new(ResetCode::Overloaded, "pool_full", Retry::Never, code::TOO_MANY_TUNNELS)
-        }
-        PoolError::Crowded { .. } => {
-            Class::new(ResetCode::Overloaded, "dial_crowded", other, code::TOO_MANY_TUNNELS)
-        }
-        PoolError::Closing => Class::new(ResetCode::Drain, "closing", Retry::Never, code::DRAINING),
-    }
-}
-
-fn of_dial(error: &DialError) -> Class {
-    let other = Retry::OtherEndpoint;
-    let unreachable = ResetCode::Unreachable;
-    match error {
-        DialError::NoAddress | DialError::Invalid { .. } => {
-            Class::new(unreachable, "no_address", other, code::NO_USABLE_ADDRESS)
-        }
-        DialError::Blocked { .. } => Class::new(unreachable, "blocked", other, code::TUNNEL_BLOCKED),
-        DialError::HandshakeTimeout { .. } => {
-            Class::new(unreachable, "handshake_timeout", other, code::TUNNEL_REFUSED)
-        }
-        DialError::Refused { reason, .. } => Class { reset: unreachable, retry: other, ..of_close(reason) },
-        DialError::Identity { .. } => Class::new(unreachable, "bad_identity", other, code::BAD_CERTIFICATE),
-        DialError::Config(_) => Class::new(ResetCode::Internal, "tls_config", Retry::Never, code::INTERNAL),
-        DialError::Closing => Class::new(ResetCode::Drain, "closing", Retry::Never, code::DRAINING),
-    }
-}
-
-/// A tunnel that closed. Whether another endpoint may be tried depends on when, so the callers say.
-fn of_close(reason: &CloseReason) -> Class {
-    let (reset, code) = match reason {
-        CloseReason::Closed { code: PeerCode::Known(close), .. } => of_close_code(*close),
-        CloseReason::Closed { code: PeerCode::Unknown(_), .. } => (ResetCode::Cancelled, code::TUNNEL_LOST),
-        CloseReason::Tls { by: By::Us | By::Peer, .. } => (ResetCode::Unreachable, code::HANDSHAKE_FAILED),
-        CloseReason::TimedOut | CloseReason::Restarted => (ResetCode::Unreachable, code::TUNNEL_LOST),
-        CloseReason::Transport { .. } => (ResetCode::Unreachable, code::PROTOCOL_ERROR),
-    };
-    Class::new(reset, reason.label(), Retry::Never, code)
-}
-
-const fn of_close_code(close: CloseCode) -> (ResetCode, CodeId) {
-    match close {
-        CloseCode::Done | CloseCode::Idle | CloseCode::Replaced | CloseCode::Shutdown => {
-            (ResetCode::Cancelled, code::TUNNEL_LOST)
-        }
-        CloseCode::Drain => (ResetCode::Drain, code::DRAINING),
-        CloseCode::IdentityRevoked => (ResetCode::IdentityRevoked, code::IDENTITY_REVOKED),
-        CloseCode::IdentityExpired => (ResetCode::IdentityExpired, code::OWN_SVID_EXPIRED),
-        CloseCode::AuthorityRevoked => (ResetCode::AuthorityRevoked, code::AUTHORITY_REVOKED),
-        CloseCode::TrustDomainRemoved => (ResetCode::TrustDomainRemoved, code::UNKNOWN_TRUST_DOMAIN),
-        CloseCode::NodeBanned => (ResetCode::NodeBanned, code::IDENTITY_BANNED),
-        CloseCode::PolicyDenied => (ResetCode::PolicyDenied, code::NO_ALLOW),
-        CloseCode::OlderBoot => (ResetCode::Cancelled, code::OLDER_BOOT),
-        CloseCode::Protocol => (ResetCode::Protocol, code::PROTOCOL_ERROR),
-        CloseCode::TooManyTunnels | CloseCode::TooManyHandshakes => {
-            (ResetCode::Overloaded, code::TOO_MANY_TUNNELS)
-        }
-        CloseCode::ExcessiveLoad => (ResetCode::Overloaded, code::OVERLOADED),
-        CloseCode::Internal => (ResetCode::Internal, code::INTERNAL),
-    }
-}
-
 const fn no_endpoint(reason: NoEndpoint) -> &'static str {
     match reason {
         NoEndpoint::None => "no_endpoint",
@@ -524,6 +363,8 @@ const fn no_endpoint(reason: NoEndpoint) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use weft_overlay::PeerCode;
+
     use super::*;
 
     #[test]
@@ -540,19 +381,6 @@ mod tests {
         let foreign = FlowError::Refused(Refused::new(ResetCode::Overloaded, "X1", ""));
         assert_eq!((foreign.class().code, foreign.class().retry), (code::OVERLOADED, Retry::OtherEndpoint));
         assert_eq!(foreign.fault().what, code::OVERLOADED.title());
-    }
-
-    #[test]
-    fn what_an_endpoint_cannot_another_may() {
-        for &reset in ResetCode::ALL {
-            let class = of_reset(PeerCode::Known(reset));
-            assert_eq!(class.reset, reset);
-            assert_eq!(class.label, reset.name());
-        }
-        let blocked = of_pool(&PoolError::Dial(DialError::NoAddress));
-        assert_eq!((blocked.code, blocked.retry), (code::NO_USABLE_ADDRESS, Retry::OtherEndpoint));
-        let closed = StreamError::TunnelClosed(CloseReason::TimedOut);
-        assert_eq!(of_stream(&closed).retry, Retry::OtherEndpoint);
     }
 
     #[test]

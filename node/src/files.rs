@@ -75,6 +75,9 @@ pub enum FileError {
         /// The limit.
         limit_bytes: u64,
     },
+    /// A directory for state cannot be made or used.
+    #[error(transparent)]
+    Directory(Box<Self>),
     /// Another agent uses the directory.
     #[error("{} is in use by another agent{}", path.display(), holder.map_or_else(String::new, |pid| format!(" (pid {pid})")))]
     InUse {
@@ -88,9 +91,11 @@ pub enum FileError {
 impl FileError {
     /// The catalogue's code.
     #[must_use]
-    pub const fn code(&self) -> CodeId {
+    pub fn code(&self) -> CodeId {
         match self {
+            Self::Io { action: "write", .. } => code::WRITE_FAILED,
             Self::Io { .. } | Self::Kind { .. } => code::FILE_UNUSABLE,
+            Self::Directory(_) => code::STATE_DIRECTORY,
             Self::TooLarge { .. } => code::STATE_DAMAGED,
             Self::Exposed { .. } | Self::ForeignOwner { .. } => code::KEY_PERMISSIONS,
             Self::InUse { .. } => code::STATE_IN_USE,
@@ -103,13 +108,9 @@ impl FileError {
     #[must_use]
     pub fn fault(&self) -> Fault {
         let fault = fault_of(self.code(), self.to_string());
-        match self {
-            Self::Io { source, .. } => fault.why(source.to_string()),
-            Self::Exposed { .. }
-            | Self::ForeignOwner { .. }
-            | Self::Kind { .. }
-            | Self::TooLarge { .. }
-            | Self::InUse { .. } => fault,
+        match std::error::Error::source(self) {
+            Some(source) => fault.why(source.to_string()),
+            None => fault,
         }
     }
 }
@@ -121,8 +122,12 @@ impl FileError {
 ///
 /// # Errors
 ///
-/// [`FileError`] when it cannot be made, belongs to somebody else, or is open to others and in use.
+/// [`FileError::Directory`] when it cannot be made, belongs to somebody else, or is open to others and in use.
 pub fn private_dir(path: &Path) -> Result<(), FileError> {
+    make_private(path).map_err(|error| FileError::Directory(Box::new(error)))
+}
+
+fn make_private(path: &Path) -> Result<(), FileError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io_error("create", path))?;
     let metadata = fs::metadata(path).map_err(io_error("inspect", path))?;
     if !metadata.is_dir() {
@@ -430,7 +435,9 @@ mod tests {
         fs::create_dir(&path).unwrap();
         set_mode(&path, 0o755);
         fs::write(path.join("theirs"), "x").unwrap();
-        assert!(matches!(StateDir::open(&path), Err(FileError::Exposed { mode: 0o755, .. })));
+        let refused = StateDir::open(&path).unwrap_err();
+        assert_eq!(refused.code(), code::STATE_DIRECTORY);
+        assert!(refused.to_string().contains("mode 0755"), "{refused}");
         assert_eq!(mode_of(&path), 0o755);
         fs::remove_file(path.join("theirs")).unwrap();
         StateDir::open(&path).unwrap();

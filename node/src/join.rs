@@ -130,7 +130,10 @@ impl JoinError {
                     .fix("weft agent join --token-file FILE")
             }
             Self::Refused(status) => return from_status(status).swap_remove(0),
-            Self::Bundle(_) => Fault::new(code::FINGERPRINT_MISMATCH, self.to_string()).fix(again),
+            Self::Bundle(Some(_)) => {
+                Fault::new(code::BAD_BUNDLE, "the server's trust bundle cannot be used").fix(again)
+            }
+            Self::Bundle(None) => Fault::new(code::FINGERPRINT_MISMATCH, self.to_string()).fix(again),
             Self::Request(_) | Self::Runtime(_) => Fault::new(code::INTERNAL, self.to_string()),
             Self::Svid(_) => Fault::new(code::UNEXPECTED_ANSWER, self.to_string()).fix(again),
             Self::File(error) => return error.fault(),
@@ -144,8 +147,9 @@ impl JoinError {
     }
 }
 
-/// The code of a server that was refused for its times alone: one of the two clocks is wrong, and the token is still good.
-fn clock_fault(error: &ConnectError) -> Option<CodeId> {
+/// The code of a server that was refused for its times alone: one of the two clocks is wrong, and nothing else is.
+#[must_use]
+pub fn clock_fault(error: &ConnectError) -> Option<CodeId> {
     match error.verdict()? {
         // The root is the one that the token names, so what it lacks is the time.
         VerifyError::NotYetValid { .. } | VerifyError::NoRoot(_) => Some(code::PEER_NOT_YET_VALID),

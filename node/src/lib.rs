@@ -32,6 +32,7 @@ mod carry;
 mod control;
 mod denials;
 mod inbound;
+mod kept;
 mod listeners;
 mod local_api;
 mod outbound;

@@ -18,9 +18,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 use weft_api::fault::Fault;
 use weft_identity::{
-    bundle::{TrustBundle, TrustBundles},
-    spiffe::{SpiffeId, TrustDomain},
-    svid::Svid,
+    bundle::TrustBundles,
+    spiffe::SpiffeId,
     tls::{BundleSlot, InboundSvids, SvidSlot, tunnel_config},
 };
 use weft_overlay::{ALPN, CloseCode, EndpointKeys, OverlayMetrics};
@@ -40,7 +39,7 @@ use crate::{
     files::{FileError, StateDir},
     flows::FlowTable,
     intercept::{Interception, LocalWorkloads as Selectables, Lookup},
-    join::{BUNDLE, JOIN_RECORD, JoinRecord, NODE_PEM},
+    kept::Kept,
     listen::{self, Purpose, Sharing},
     listeners::{Addresses, Listeners, PortGuard, WORKER_QUEUE},
     local::LocalWorkloads,
@@ -52,10 +51,6 @@ use crate::{
     worker,
 };
 
-/// The keys of the tunnel endpoint, the same after a restart, so that peers learn of it at once.
-const KEYS: &str = "keys";
-/// The agent's boot number.
-const BOOT: &str = "boot";
 /// How long the parts of an agent may take to start.
 const START_WITHIN: Duration = Duration::from_secs(10);
 
@@ -108,17 +103,6 @@ pub struct RunningNode {
     proxy: Option<PortGuard>,
 }
 
-/// What is on disk of a joined node.
-struct Kept {
-    record: JoinRecord,
-    trust_domain: TrustDomain,
-    node_id: SpiffeId,
-    node_svid: Svid,
-    bundle: TrustBundle,
-    boot: u64,
-    keys: EndpointKeys,
-}
-
 impl Node {
     /// Starts an agent from its configuration and its state directory; returns once its ports are open.
     ///
@@ -127,7 +111,7 @@ impl Node {
     /// [`NodeError`], with what to do about it.
     pub fn start(config: Config) -> Result<RunningNode, NodeError> {
         let files = StateDir::open(&config.state_dir)?;
-        let kept = read_kept(&files)?;
+        let kept = Kept::read(&files)?;
         let workers = config.workers.max(1);
         let sockets = bind_tunnels(&config, workers)?;
         let tunnels = listen::local_addr(&sockets).map_err(internal)?;
@@ -242,57 +226,6 @@ impl Starting {
 
 fn internal(error: impl std::fmt::Display) -> NodeError {
     NodeError(Fault::new(code::TASK_FAILED, format!("a part of the agent did not start: {error}")))
-}
-
-/// Reads what the join left, and counts this start.
-fn read_kept(files: &StateDir) -> Result<Kept, NodeError> {
-    let not_joined = || {
-        let what = format!("{} holds no joined agent", files.path().display());
-        NodeError(Fault::new(code::NOT_JOINED, what).fix("weft agent join --token-file FILE"))
-    };
-    let damaged = |name: &str, why: String| {
-        let what = format!("{} cannot be read", files.join(name).display());
-        NodeError(Fault::new(code::STATE_DAMAGED, what).why(why).fix("weft agent join --token-file FILE"))
-    };
-    let record = files.read(JOIN_RECORD)?.ok_or_else(not_joined)?;
-    let record: JoinRecord =
-        serde_json::from_slice(&record).map_err(|e| damaged(JOIN_RECORD, e.to_string()))?;
-    let trust_domain: TrustDomain =
-        record.trust_domain.parse().map_err(|_| damaged(JOIN_RECORD, "no trust domain".to_owned()))?;
-    let pem = files.read(NODE_PEM)?.ok_or_else(not_joined)?;
-    let pem = std::str::from_utf8(&pem).map_err(|e| damaged(NODE_PEM, e.to_string()))?;
-    let node_svid = Svid::from_pem(pem).map_err(|e| damaged(NODE_PEM, e.to_string()))?;
-    let bundle = files.read(BUNDLE)?.ok_or_else(not_joined)?;
-    let bundle =
-        TrustBundle::from_jwks(trust_domain.clone(), &bundle).map_err(|e| damaged(BUNDLE, e.to_string()))?;
-    let boot = next_boot(files)?;
-    let keys = endpoint_keys(files)?;
-    Ok(Kept { node_id: node_svid.id().clone(), record, trust_domain, node_svid, bundle, boot, keys })
-}
-
-fn next_boot(files: &StateDir) -> Result<u64, NodeError> {
-    let old =
-        files.read(BOOT)?.and_then(|bytes| std::str::from_utf8(&bytes).ok()?.trim().parse::<u64>().ok());
-    // Wall-clock seconds as the floor: a lost file must not make the number go back.
-    let floor =
-        Clock::system().wall().duration_since(std::time::UNIX_EPOCH).map_or(1, |since| since.as_secs());
-    let boot = old.unwrap_or(0).saturating_add(1).max(floor);
-    if let Err(error) = files.write(BOOT, boot.to_string().as_bytes()) {
-        // A full disk must not keep the agent from serving: the next start counts from the clock.
-        warn!(%error, boot, "the number of this start cannot be kept");
-    }
-    Ok(boot)
-}
-
-fn endpoint_keys(files: &StateDir) -> Result<EndpointKeys, NodeError> {
-    if let Some(bytes) = files.read(KEYS)?
-        && let Ok(keys) = EndpointKeys::try_from(bytes.as_slice())
-    {
-        return Ok(keys);
-    }
-    let keys = EndpointKeys::generate().map_err(|e| NodeError(Fault::new(code::ENTROPY, e.to_string())))?;
-    files.write(KEYS, &keys.to_bytes())?;
-    Ok(keys)
 }
 
 /// One UDP socket for each worker, all on one port.

@@ -57,7 +57,7 @@ impl Asked {
 
     /// The fault of this call: who asked for what goes before, names go into the next commands.
     pub(crate) fn about(&self, fault: &Fault) -> Fault {
-        let mut told = fault.clone();
+        let mut told = fault.completed();
         let denied = if fault.code.starts_with("W2") { "denied  " } else { "" };
         let whom = self.service.as_ref().filter(|_| !denied.is_empty());
         let whom = whom.map_or_else(|| self.destination.clone(), |service| service.seen_from(&self.caller));
@@ -115,6 +115,7 @@ pub fn fault_of(code: CodeId, what: impl Into<String>) -> Fault {
 /// The text a person sees in place of a response: code and what happened, then facts and commands, one a line.
 #[must_use]
 pub fn text_of(fault: &Fault) -> String {
+    let fault = fault.completed();
     let mut text = format!("{} {}\n", fault.code, printable(&fault.what));
     for line in fault.why.iter().chain(&fault.fix) {
         text.push_str(&format!("      {}\n", printable(line)));

@@ -207,6 +207,14 @@ impl Shared {
         }
     }
 
+    /// Where the holder's SVID is presented from.
+    pub(crate) fn slot_of<'a>(&'a self, holder: &'a Holder) -> &'a SvidSlot {
+        match holder {
+            Holder::Node => &self.node_slot,
+            Holder::Workload(workload) => &workload.slot,
+        }
+    }
+
     /// The SVID on disk, when it can be read and is the holder's.
     pub(crate) fn stored_svid(&self, holder: &Holder) -> Option<Svid> {
         let bytes = match self.files.read(&Self::svid_file(holder)) {
@@ -225,10 +233,7 @@ impl Shared {
         if let Err(error) = self.files.write(&Self::svid_file(holder), svid.to_pem().as_bytes()) {
             warn!(%error, "the SVID is in use, but cannot be kept for a restart");
         }
-        let slot = match holder {
-            Holder::Node => &self.node_slot,
-            Holder::Workload(workload) => &workload.slot,
-        };
+        let slot = self.slot_of(holder);
         let old = slot.load();
         let (id, not_after) = (svid.id().clone(), svid.validity().not_after);
         self.report.metrics.certificate(&id, Some(not_after));

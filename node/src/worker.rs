@@ -79,6 +79,7 @@ async fn work(mut parts: Parts) {
         }
     };
     let judging = Arc::clone(&parts.shared);
+    warn_of_small_buffers(&overlay, parts.shared.config.transport().socket_buffer_bytes);
     overlay.judge_by(move |tunnel| judging.judge(tunnel));
     let pool = TunnelPool::new(overlay.clone(), parts.shared.config.pool(), metrics);
     let plane = Plane { overlay: overlay.clone(), pool: pool.clone() };
@@ -119,6 +120,16 @@ async fn work(mut parts: Parts) {
         }
     };
     tokio::join!(accept_tunnels, serve_ports, beat);
+}
+
+/// The kernel counts twice what it was asked for, so less than that was cut.
+fn warn_of_small_buffers(overlay: &Overlay, wanted_bytes: usize) {
+    let granted = overlay.buffers();
+    if granted.receive_bytes < wanted_bytes || granted.send_bytes < wanted_bytes {
+        let code = weft_policy::code::SMALL_UDP_BUFFERS;
+        let (receive_bytes, send_bytes) = (granted.receive_bytes, granted.send_bytes);
+        warn!(%code, wanted_bytes, receive_bytes, send_bytes, "the kernel's UDP buffers are small");
+    }
 }
 
 fn open(request: &OpenPort, shared: &Shared) -> Result<(tokio::net::TcpListener, SocketAddr), Fault> {

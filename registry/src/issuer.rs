@@ -386,3 +386,19 @@ fn refused(error: &IssueError) -> Refusal {
     error!(%error, code = %id, "the authority does not sign");
     Refusal::new(grpc, catalogued(id, error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_the_authority_does_not_sign_has_a_code_of_its_own() {
+        let unsigned = IssueError::Authority(AuthorityError::Pem);
+        for (error, id) in [(IssueError::IssuerExpiring, code::CA_EXPIRED), (unsigned, code::INTERNAL)] {
+            let refusal = refused(&error);
+            let fault = &refusal.faults()[0];
+            assert_eq!(&*fault.code, id.as_str());
+            assert!(!fault.why.is_empty() && !fault.fix.is_empty(), "{fault:?}");
+        }
+    }
+}

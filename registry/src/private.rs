@@ -48,6 +48,9 @@ pub enum PrivateError {
         /// Its owner.
         uid: u32,
     },
+    /// A directory for state cannot be made or used.
+    #[error(transparent)]
+    Directory(Box<Self>),
     /// It is a link, a device, or of another kind than it must be, or too large.
     #[error("{} is not a {expected}", path.display())]
     Kind {
@@ -61,9 +64,11 @@ pub enum PrivateError {
 impl PrivateError {
     /// Its code in the catalogue.
     #[must_use]
-    pub const fn code(&self) -> CodeId {
+    pub fn code(&self) -> CodeId {
         match self {
+            Self::Io { action: "write", .. } => code::WRITE_FAILED,
             Self::Io { .. } | Self::Kind { .. } => code::FILE_UNUSABLE,
+            Self::Directory(_) => code::STATE_DIRECTORY,
             Self::Exposed { .. } | Self::ForeignOwner { .. } => code::KEY_PERMISSIONS,
         }
     }
@@ -73,8 +78,12 @@ impl PrivateError {
 ///
 /// # Errors
 ///
-/// [`PrivateError`] when it cannot be made, belongs to somebody else, or is open to others.
+/// [`PrivateError::Directory`] when it cannot be made, belongs to somebody else, or is open to others.
 pub fn directory(path: &Path) -> Result<(), PrivateError> {
+    make_private(path).map_err(|error| PrivateError::Directory(Box::new(error)))
+}
+
+fn make_private(path: &Path) -> Result<(), PrivateError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("create", path))?;
     let metadata = fs::symlink_metadata(path).map_err(failed("inspect", path))?;
     if metadata.file_type().is_symlink() {
@@ -198,7 +207,9 @@ mod tests {
         let open = temp.path().join("open");
         fs::create_dir(&open).unwrap();
         fs::set_permissions(&open, fs::Permissions::from_mode(0o755)).unwrap();
-        assert!(matches!(directory(&open), Err(PrivateError::Exposed { .. })));
+        let refused = directory(&open).unwrap_err();
+        assert_eq!(refused.code(), code::STATE_DIRECTORY);
+        assert!(refused.to_string().contains("open to others"), "{refused}");
     }
 
     #[test]
@@ -210,13 +221,14 @@ mod tests {
         let theirs = temp.path().join("theirs");
         directory(&theirs).unwrap();
         std::os::unix::fs::chown(&theirs, Some(4242), None).unwrap();
-        assert!(matches!(directory(&theirs), Err(PrivateError::ForeignOwner { uid: 4242, .. })));
+        let is_theirs = |refused: PrivateError| refused.to_string().contains("belongs to uid 4242");
+        assert!(directory(&theirs).is_err_and(is_theirs));
         let (ours, link) = (temp.path().join("ours"), temp.path().join("link"));
         directory(&ours).unwrap();
         std::os::unix::fs::symlink(&ours, &link).unwrap();
         directory(&link).unwrap();
         std::os::unix::fs::lchown(&link, Some(4242), None).unwrap();
-        assert!(matches!(directory(&link), Err(PrivateError::ForeignOwner { uid: 4242, .. })));
+        assert!(directory(&link).is_err_and(is_theirs));
     }
 
     #[test]

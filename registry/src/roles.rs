@@ -222,6 +222,7 @@ mod tests {
             vec!["/weft.agent.v1.Agent/Run".to_owned(), "/weft.identity.v1.Identity/New".to_owned()];
         let refused = check(METHODS, methods).unwrap_err();
         assert_eq!(refused.0, ["/weft.identity.v1.Identity/New"]);
+        assert_eq!(&*crate::server::ServerError::from(refused).fault().code, "W6027");
     }
 
     #[test]

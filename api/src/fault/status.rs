@@ -71,6 +71,7 @@ pub fn faults_to_status(grpc: Code, faults: &[Fault]) -> Status {
     let mut details = Vec::new();
     let mut size = 0;
     for (index, fault) in faults.iter().enumerate() {
+        let fault = &fault.completed();
         let encoded = encode(fault);
         size += encoded.iter().map(Message::encoded_len).sum::<usize>();
         if size > MAX_DETAIL_BYTES {

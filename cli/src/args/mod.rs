@@ -2,6 +2,7 @@
 
 pub(crate) mod completion;
 pub(crate) mod groups;
+pub(crate) mod usage;
 
 use std::time::Duration;
 

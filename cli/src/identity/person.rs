@@ -20,7 +20,7 @@ use weft_identity::{
     svid::Svid,
     tls::{BundleSlot, ExpectedPeer, JoinVerifier, SvidSlot, client_config, join_config},
 };
-use weft_node::clock::Clock;
+use weft_node::{clock::Clock, join::clock_fault};
 use weft_policy::{code, model::HostPort};
 
 use crate::{
@@ -174,9 +174,12 @@ async fn connect_any(
     let name = servers.first().map_or("server", |server| server.host.as_str()).to_owned();
     let settings = ConnectSettings { timeout, ..ConnectSettings::default() };
     channel::connect_with(servers, tls, &name, settings).await.map_err(|error| {
-        let code = if error.is_tls_refusal() { code::WRONG_SERVER } else { code::SERVER_UNREACHABLE };
-        let fault =
-            Fault::new(code, "cannot connect to the server").why(error.to_string()).fix("weft status");
+        let code = match clock_fault(&error) {
+            Some(code) => code,
+            None if error.is_tls_refusal() => code::WRONG_SERVER,
+            None => code::SERVER_UNREACHABLE,
+        };
+        let fault = Fault::new(code, "cannot connect to the server").why(error.to_string());
         CliError::new(Exit::Unreachable, fault)
     })
 }

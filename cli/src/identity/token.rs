@@ -7,6 +7,7 @@ use weft_api::{
     pb::management::{CreateTokenRequest, ListTokensRequest, RevokeTokenRequest, TokenInfo},
     token::JoinToken,
 };
+use weft_policy::code;
 
 use crate::{
     args::{
@@ -69,7 +70,7 @@ fn create(args: &TokenCreateArgs, global: &Global, output: &Output) -> Result<Ex
     }
     output.talk(format!("token {} may be used once, until {}", made.id, made.expires));
     for warning in warnings(args, &made.token, global) {
-        output.talk(format!("warning: {warning}"));
+        output.warning(&warning);
     }
     if output.is_structured() {
         output.object(&json!({"id": made.id, "token": made.token, "expires": made.expires}))?;
@@ -94,11 +95,10 @@ fn warnings(args: &TokenCreateArgs, token: &str, global: &Global) -> Vec<String>
     let run_dir = client::local_server_socket(global).and_then(|socket| Some(socket.parent()?.to_owned()));
     let refuses = run_dir.and_then(|run| run.parent().map(refuses_shared_uid)).unwrap_or(false);
     if args.purpose == Purpose::Agent && refuses {
-        found.push(
-            "once another node has joined, programs of the server's own user are refused on this host (W2208); \
-             accept them: weft up --allow-shared-uid"
-                .to_owned(),
-        );
+        found.push(format!(
+            "{}: once another node has joined, programs of the server's own user are refused on this host",
+            code::SHARED_UID
+        ));
     }
     found
 }

@@ -41,7 +41,7 @@ pub(crate) fn run(args: &RunArgs, global: &Global, output: &Output) -> Result<Ex
         let signals = Signals::listen()?;
         let (mut membership, first) = Membership::begin(request, global).await?;
         for warning in &first.warnings {
-            output.talk(format!("warning: {warning}"));
+            output.warning(warning);
         }
         output.talk(format!("{} runs as {}", args.service, first.workload_id));
         let mut child = spawn(args, &first, output)?;

@@ -56,7 +56,7 @@ fn print(response: &ApplyResponse, dry_run: DryRun, output: &Output) -> Result<(
             output.line(format!("{}/{name} {}{suffix}", result.kind, result.outcome))?;
         }
         for warning in &result.warnings {
-            output.talk(format!("warning: {warning}"));
+            output.warning(warning);
         }
     }
     Ok(())

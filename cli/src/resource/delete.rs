@@ -31,7 +31,7 @@ pub(crate) fn delete(args: &DeleteArgs, global: &Global, output: &Output) -> Res
         Ok((response, live))
     })?;
     for warning in response.warnings.iter().chain(&live) {
-        output.talk(format!("warning: {warning}"));
+        output.warning(warning);
     }
     if output.is_structured() {
         let item = |r: &ObjectRef| json!({"kind": r.kind, "namespace": r.namespace, "name": r.name});

@@ -111,6 +111,9 @@ fn print_verdict(answer: &CheckPolicyResponse, output: &Output) -> Result<(), Cl
         for why in &answer.why {
             output.line(format!("      {why}"))?;
         }
+        if !answer.code.is_empty() {
+            output.fault(&denial_fault(answer));
+        }
     } else {
         output.line(format!("denied   {}", answer.what))?;
         output.fault(&denial_fault(answer));

@@ -108,7 +108,7 @@ impl JoinPlan {
             return Ok(Self { path: path.clone(), config: background::agent_config(path)?, text: None });
         }
         if joined::is_own(state) {
-            return Err(CliError::usage(
+            return Err(CliError::joined_already(
                 format!("{} is the state of the agent that `weft up` runs here", state.display()),
                 "weft agent join --state-dir NEW_DIR --token-file FILE, with ports of its own in NEW_DIR/agent.yaml",
             ));

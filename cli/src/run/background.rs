@@ -39,8 +39,8 @@ const MAX_LOG_BYTES: u64 = 1 << 20;
 /// Makes a directory that only its owner can enter.
 pub(crate) fn private_dir(dir: &Path) -> Result<(), CliError> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(|e| CliError::file(dir, &e))?;
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(|e| CliError::file(dir, &e))
+    made.and_then(|()| fs::set_permissions(dir, fs::Permissions::from_mode(0o700)))
+        .map_err(|e| CliError::state_directory(dir, &e))
 }
 
 /// Writes a file that only its owner can read; a crash leaves the old one or the new one.
@@ -53,7 +53,7 @@ pub(crate) fn write_private(path: &Path, content: &[u8]) -> Result<(), CliError>
         file.sync_all()?;
         fs::rename(&draft, path)
     };
-    write().map_err(|e| CliError::file(path, &e))
+    write().map_err(|e| CliError::write(path, &e))
 }
 
 /// A server's configuration from its text; `origin` names it in errors.
@@ -128,6 +128,9 @@ impl Background {
         let again = log.try_clone().map_err(|e| CliError::file(&self.log_file, &e))?;
         let child = Command::new(&program)
             .args(arguments)
+            // Its errors are read back from the log as blocks, whatever form this command's own are to have.
+            .env("WEFT_OUTPUT", "table")
+            .env("WEFT_COLOR", "never")
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(again)

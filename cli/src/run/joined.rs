@@ -58,7 +58,7 @@ pub(crate) fn up(
         } else {
             "start it:   weft agent run --config FILE; a mesh of its own:   weft up --state-dir NEW_DIR --port-base PORT"
         };
-        return Err(CliError::usage(what, fix));
+        return Err(CliError::joined_already(what, fix));
     }
     if let Some(pid) = Background::new(agent_state, "agent").running() {
         output.done(format!("already up, process {pid}: the agent of a joined mesh"));

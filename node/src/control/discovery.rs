@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 use weft_api::{
     channel::MAX_MESSAGE_BYTES,
     convert::discovery::{DeltaFault, delta_from_message},
+    fault::{Fault, from_status},
     pb::discovery::{
         self, Ack, DiscoveryRequest, DiscoveryResponse, Hello, Nack, Subscribe,
         discovery_client::DiscoveryClient, discovery_request, discovery_response,
@@ -21,11 +22,12 @@ use weft_api::{
 };
 use weft_identity::bundle::TrustBundle;
 use weft_policy::{
+    code::{self, CodeId},
     name::ServiceName,
     snapshot::{Revision, Snapshot, SnapshotContext, View},
 };
 
-use super::link::{BACKOFF_CAP, back_off};
+use super::link::{BACKOFF_CAP, back_off, no_server};
 use crate::shared::Shared;
 
 /// Requests waiting to be sent: one ack and one subscription are ever under way.
@@ -36,6 +38,7 @@ const SUBSCRIBE_CHUNK: usize = 1_000;
 const FORGET_EVERY: Duration = Duration::from_secs(30);
 
 /// What the agent holds.
+#[derive(Debug)]
 struct Held {
     revision: Revision,
     view: Arc<View>,
@@ -45,9 +48,15 @@ struct Held {
 /// Why a session ended.
 enum End {
     /// The stream broke or could not be opened.
-    Broken(String),
+    Broken(Fault),
     /// The server asked the agent to go elsewhere within that time.
     GoAway(Duration),
+}
+
+impl End {
+    fn lost(what: &str) -> Self {
+        Self::Broken(Fault::new(code::SERVER_UNREACHABLE, what))
+    }
 }
 
 /// Runs for the life of the agent. Cancel by dropping: the snapshot in force stays.
@@ -61,19 +70,23 @@ pub(crate) async fn keep_current(shared: Arc<Shared>) {
                 let end = session(&shared, channel, &server, &mut held, &mut failures, &mut cap).await;
                 match end {
                     End::Broken(why) => {
-                        info!(server, why, "server lost; the last snapshot stays in force");
-                        shared.link.down(why);
+                        let (code, what) = (&why.code, &why.what);
+                        info!(server, %code, what, "server lost; the last snapshot stays in force");
+                        shared.link.down(why.to_string());
                     }
                     End::GoAway(within) => {
-                        shared.link.down("the server asked its agents to move".to_owned());
+                        let why = "the server asked its agents to move";
+                        warn!(server, code = %code::GOING_AWAY, ?within, "{why}");
+                        shared.link.down(Fault::new(code::GOING_AWAY, why).to_string());
                         let wait = within.mul_f64(shared.draw());
                         tokio::time::sleep(wait.min(Duration::from_secs(30))).await;
                     }
                 }
             }
             Err(error) => {
-                debug!(%error, "no server");
-                shared.link.down(error.to_string());
+                let why = no_server(&error);
+                debug!(code = %why.code, %error, "no server");
+                shared.link.down(why.to_string());
             }
         }
         failures += 1;
@@ -105,12 +118,12 @@ async fn session(
     let mut told = shared.demand.all();
     let hello = hello(shared, held, &told);
     if requests.try_send(hello).is_err() {
-        return End::Broken("the request queue is full".to_owned());
+        return End::lost("the request queue is full");
     }
     let mut client = DiscoveryClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let mut stream = match client.stream(ReceiverStream::new(outgoing)).await {
         Ok(response) => response.into_inner(),
-        Err(status) => return End::Broken(status.message().to_owned()),
+        Err(status) => return End::Broken(from_status(&status).swap_remove(0)),
     };
     let mut forget = tokio::time::interval(FORGET_EVERY);
     let mut is_up = false;
@@ -119,8 +132,8 @@ async fn session(
             message = stream.message() => {
                 let message = match message {
                     Ok(Some(message)) => message,
-                    Ok(None) => return End::Broken("the server closed the stream".to_owned()),
-                    Err(status) => return End::Broken(status.message().to_owned()),
+                    Ok(None) => return End::lost("the server closed the stream"),
+                    Err(status) => return End::Broken(from_status(&status).swap_remove(0)),
                 };
                 if !is_up {
                     is_up = true;
@@ -132,20 +145,20 @@ async fn session(
                     Handled::Nothing => {}
                     Handled::Answer(answer) => {
                         if requests.send(answer).await.is_err() {
-                            return End::Broken("the stream does not take requests".to_owned());
+                            return End::lost("the stream does not take requests");
                         }
                     }
                     Handled::GoAway(within) => return End::GoAway(within),
                     Handled::StartOver(why) => {
                         *held = Held { revision: Revision(0), view: Arc::new(View::new()), digest: [0; 32] };
-                        return End::Broken(why);
+                        return End::Broken(Fault::new(code::DELTA_LOST, why));
                     }
                 }
             }
             Ok(()) = wanted.changed() => {
                 for request in subscriptions(&mut told, shared) {
                     if requests.send(request).await.is_err() {
-                        return End::Broken("the stream does not take requests".to_owned());
+                        return End::lost("the stream does not take requests");
                     }
                 }
             }
@@ -222,20 +235,30 @@ fn parse_service(text: &str) -> Option<ServiceName> {
 
 fn take_delta(shared: &Shared, message: discovery::Delta, held: &mut Held) -> Handled {
     let to = message.to;
-    let expected = message.view_digest.clone();
-    match apply(shared, message, held, &expected) {
-        Ok(next) => {
+    let context = SnapshotContext { trust_domain: shared.trust_domain.clone() };
+    match next(message, held, context) {
+        Ok((snapshot, next)) => {
+            for notice in snapshot.notices() {
+                warn!(%notice, "left out of the snapshot");
+            }
+            shared.publish(snapshot);
+            info!(revision = %next.revision, objects = next.view.len(), "snapshot in force");
             *held = next;
             shared.persist(held.revision, &held.view);
             answer(discovery_request::Message::Ack(Ack { revision: to }))
         }
-        Err(Refusal::StartOver(why)) => {
-            warn!(revision = to, why, "the update does not fit what is held; asking for everything again");
-            Handled::StartOver(why)
-        }
-        Err(Refusal::Nack(reason)) => {
-            warn!(revision = to, reason, "update refused; the last good snapshot stays in force");
-            answer(discovery_request::Message::Nack(Nack { revision: to, reason }))
+        Err(refusal) => {
+            let code = refusal.code();
+            match refusal {
+                Refusal::StartOver(why) => {
+                    warn!(revision = to, %code, why, "the update does not fit what is held; asking for everything again");
+                    Handled::StartOver(why)
+                }
+                Refusal::Nack(reason) => {
+                    warn!(revision = to, %code, reason, "update refused; the last good snapshot stays in force");
+                    answer(discovery_request::Message::Nack(Nack { revision: to, reason }))
+                }
+            }
         }
     }
 }
@@ -244,6 +267,8 @@ fn answer(message: discovery_request::Message) -> Handled {
     Handled::Answer(DiscoveryRequest { message: Some(message) })
 }
 
+/// Why an update does not come into force.
+#[derive(Debug)]
 enum Refusal {
     /// The content is wrong: nothing but a new revision helps.
     Nack(String),
@@ -251,7 +276,22 @@ enum Refusal {
     StartOver(String),
 }
 
-fn apply(shared: &Shared, message: discovery::Delta, held: &Held, expected: &[u8]) -> Result<Held, Refusal> {
+impl Refusal {
+    const fn code(&self) -> CodeId {
+        match self {
+            Self::Nack(_) => code::SNAPSHOT_REFUSED,
+            Self::StartOver(_) => code::DELTA_LOST,
+        }
+    }
+}
+
+/// What is held after an update, and the snapshot of it: whole, or not at all.
+fn next(
+    message: discovery::Delta,
+    held: &Held,
+    context: SnapshotContext,
+) -> Result<(Snapshot, Held), Refusal> {
+    let expected = message.view_digest.clone();
     let delta = delta_from_message(message).map_err(|fault: DeltaFault| Refusal::Nack(fault.to_string()))?;
     delta.check_base(held.revision).map_err(|error| Refusal::StartOver(error.to_string()))?;
     let view = held.view.apply(&delta).map_err(|error| Refusal::StartOver(error.to_string()))?;
@@ -260,31 +300,79 @@ fn apply(shared: &Shared, message: discovery::Delta, held: &Held, expected: &[u8
     if digest.as_slice() != expected {
         return Err(Refusal::StartOver("the digest of the view differs from the server's".to_owned()));
     }
-    let context = SnapshotContext { trust_domain: shared.trust_domain.clone() };
     let snapshot = Snapshot::build(Arc::clone(&view), delta.to, context)
         .map_err(|error| Refusal::Nack(error.to_string()))?;
-    for notice in snapshot.notices() {
-        warn!(%notice, "left out of the snapshot");
-    }
-    shared.publish(snapshot);
-    info!(revision = %delta.to, objects = view.len(), full = delta.full, "snapshot in force");
-    Ok(Held { revision: delta.to, view, digest })
+    Ok((snapshot, Held { revision: delta.to, view, digest }))
 }
 
 /// Takes a newer bundle in. An older one is a rollback and is refused (FE-11).
 fn take_bundle(shared: &Shared, message: &discovery::Bundle) {
+    let code = code::BAD_BUNDLE;
     let roots = message.roots.iter().map(|der| CertificateDer::from(der.clone())).collect();
     if message.trust_domain != shared.trust_domain.as_str() {
-        warn!(trust_domain = message.trust_domain, "bundle of a foreign trust domain refused");
+        warn!(trust_domain = message.trust_domain, %code, "bundle of a foreign trust domain refused");
         return;
     }
     let held = shared.bundle_sequence();
     if message.sequence < held {
-        warn!(held, offered = message.sequence, "older bundle refused");
+        warn!(held, offered = message.sequence, %code, "older bundle refused");
         return;
     }
     match TrustBundle::new(shared.trust_domain.clone(), roots, message.sequence) {
         Ok(bundle) => shared.publish_bundle(bundle),
-        Err(error) => warn!(%error, "bundle refused"),
+        Err(error) => warn!(%error, %code, "bundle refused"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_api::{convert::discovery::delta_to_message, manifest};
+    use weft_policy::{
+        model::Resource,
+        snapshot::{Delta, ViewObject},
+    };
+
+    use super::*;
+
+    const TRUST_DOMAIN: &str = "corp.example";
+
+    /// A view of nothing but the mesh itself.
+    fn held() -> Held {
+        let text = format!(
+            r#"{{"apiVersion": "weft.mesh/v1alpha1", "kind": "Mesh", "metadata": {{"name": "mesh"}},
+                "spec": {{"trustDomain": "{TRUST_DOMAIN}", "defaultAuthorization": "Deny", "egress": "Deny"}}}}"#
+        );
+        let Resource::Mesh(mesh) = manifest::parse_json(text.as_bytes(), None).unwrap() else {
+            panic!("{text}")
+        };
+        let mut view = View::new();
+        view.insert(ViewObject::Mesh(Arc::new(mesh)));
+        Held { revision: Revision(7), digest: view_digest(&view), view: Arc::new(view) }
+    }
+
+    fn context(trust_domain: &str) -> SnapshotContext {
+        SnapshotContext { trust_domain: trust_domain.parse().unwrap() }
+    }
+
+    /// An update from what is held to the same at the next revision, as the server sends it.
+    fn update(held: &Held) -> discovery::Delta {
+        delta_to_message(&Delta::full(&held.view, Revision(8)), held.digest)
+    }
+
+    #[test]
+    fn an_update_that_lost_a_part_is_fetched_again_whole_and_one_that_contradicts_itself_is_refused() {
+        let held = held();
+        let (_, after) = next(update(&held), &held, context(TRUST_DOMAIN)).unwrap();
+        assert_eq!((after.revision, after.digest), (Revision(8), held.digest));
+
+        let mut lost = update(&held);
+        lost.view_digest[0] ^= 1;
+        assert_eq!(next(lost, &held, context(TRUST_DOMAIN)).unwrap_err().code(), code::DELTA_LOST);
+        let mut gap = update(&held);
+        (gap.full, gap.from) = (false, 6);
+        assert_eq!(next(gap, &held, context(TRUST_DOMAIN)).unwrap_err().code(), code::DELTA_LOST);
+
+        let foreign = next(update(&held), &held, context("other.example"));
+        assert_eq!(foreign.unwrap_err().code(), code::SNAPSHOT_REFUSED);
     }
 }

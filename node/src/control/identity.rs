@@ -40,7 +40,8 @@ pub(crate) enum Holder {
 }
 
 impl Holder {
-    fn id<'a>(&'a self, shared: &'a Shared) -> &'a SpiffeId {
+    /// Who that is.
+    pub(crate) fn id<'a>(&'a self, shared: &'a Shared) -> &'a SpiffeId {
         match self {
             Self::Node => &shared.node_id,
             Self::Workload(workload) => &workload.identity,
@@ -110,13 +111,7 @@ fn resume(shared: &Shared, holder: &Holder) -> Rotation {
 ///
 /// The issuer's refusal, as a person meets it.
 pub(crate) async fn first(shared: &Arc<Shared>, workload: &Arc<LocalWorkload>) -> Result<(), Fault> {
-    let channel = shared.link.channel().await;
-    let (key, csr) = SigningRequest::create().map_err(|e| Fault::new(code::ENTROPY, e.to_string()))?;
-    let request = IssueSvidRequest { spiffe_id: workload.identity.to_string(), csr };
-    let answer = IdentityClient::new(channel).issue_svid(request).await;
-    let answer = answer.map_err(|status| from_status(&status).swap_remove(0))?.into_inner();
-    let chain = answer.chain.into_iter().map(CertificateDer::from).collect();
-    let svid = Svid::parse(chain, key).map_err(|e| Fault::new(code::UNEXPECTED_ANSWER, e.to_string()))?;
+    let svid = request(shared.link.channel().await, &workload.identity).await?;
     shared.publish_svid(&Holder::Workload(Arc::clone(workload)), svid);
     Ok(())
 }
@@ -132,7 +127,8 @@ async fn ask(shared: Arc<Shared>, holder: Holder) -> Result<Svid, Refusal> {
         }
         Err(why) => {
             shared.report.metrics.renewal(Renewal::Failed);
-            warn!(id = %holder.id(&shared), why, "no SVID was issued");
+            let (code, what) = (&why.code, &why.what);
+            warn!(id = %holder.id(&shared), %code, what, "no SVID was issued");
             Err(Refusal::default())
         }
     }
@@ -156,13 +152,14 @@ fn seconds_ahead(theirs: SystemTime, ours: SystemTime) -> f64 {
     }
 }
 
-async fn request(channel: Channel, id: &SpiffeId) -> Result<Svid, String> {
-    let (key, csr) = SigningRequest::create().map_err(|e| e.to_string())?;
+/// Asks for an SVID with a new key.
+async fn request(channel: Channel, id: &SpiffeId) -> Result<Svid, Fault> {
+    let (key, csr) = SigningRequest::create().map_err(|e| Fault::new(code::ENTROPY, e.to_string()))?;
     let request = IssueSvidRequest { spiffe_id: id.to_string(), csr };
     let answer = IdentityClient::new(channel).issue_svid(request).await;
-    let answer = answer.map_err(|status| status.message().to_owned())?.into_inner();
+    let answer = answer.map_err(|status| from_status(&status).swap_remove(0))?.into_inner();
     let chain = answer.chain.into_iter().map(CertificateDer::from).collect();
-    Svid::parse(chain, key).map_err(|e| e.to_string())
+    Svid::parse(chain, key).map_err(|e| Fault::new(code::UNEXPECTED_ANSWER, e.to_string()))
 }
 
 #[cfg(test)]

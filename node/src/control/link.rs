@@ -7,12 +7,17 @@ use std::{sync::Arc, time::Duration};
 use rand::Rng;
 use tokio::sync::watch;
 use tonic::transport::Channel;
-use weft_api::channel::{self, ALPN_H2, ConnectError};
+use weft_api::{
+    channel::{self, ALPN_H2, ConnectError},
+    fault::Fault,
+};
 use weft_identity::{
     spiffe::TrustDomain,
     tls::{BundleSlot, ExpectedPeer, SvidSlot, client_config},
 };
-use weft_policy::model::HostPort;
+use weft_policy::{code, model::HostPort};
+
+use crate::join::clock_fault;
 
 /// First back-off ceiling of reconnecting (decisions.md, endpoints and leases).
 pub(crate) const BACKOFF_BASE: Duration = Duration::from_millis(100);
@@ -108,6 +113,16 @@ impl Link {
             state.why_not = why_not;
         });
     }
+}
+
+/// Why no server is connected, as a person meets it.
+pub(crate) fn no_server(error: &ConnectError) -> Fault {
+    let code = match clock_fault(error) {
+        Some(code) => code,
+        None if error.is_tls_refusal() => code::WRONG_SERVER,
+        None => code::SERVER_UNREACHABLE,
+    };
+    Fault::new(code, error.to_string())
 }
 
 /// The wait before attempt `failures` (counted from 1): uniform up to a ceiling that doubles from 100 ms to `cap`.

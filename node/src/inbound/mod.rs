@@ -23,7 +23,7 @@ use weft_policy::{
 use crate::{
     access::Record,
     carry,
-    error::FlowError,
+    error::{FlowError, code_of_accept},
     flows::{Direction, FlowFacts, FlowPlace},
     local::LocalWorkload,
     relay::Transfer,
@@ -66,7 +66,7 @@ impl Inbound {
                 debug!(peer = %tunnel.peer().id, %address, %reason, "tunnel ended");
             }
             // The overlay counts and rate-limits what strangers can make it say.
-            Err(error) => debug!(%address, %error, "handshake failed"),
+            Err(error) => debug!(%address, code = %code_of_accept(&error), %error, "handshake failed"),
         }
     }
 
@@ -86,7 +86,10 @@ impl Inbound {
         let started = self.shared.clock.now();
         match opening.header().await {
             Ok(incoming) => self.serve(incoming, tunnel, started).await,
-            Err(error) => debug!(peer = %tunnel.peer().id, %error, "flow without a header"),
+            Err(error) => {
+                let error = FlowError::from(error);
+                debug!(peer = %tunnel.peer().id, code = %error.class().code, %error, "flow without a header");
+            }
         }
     }
 

@@ -24,6 +24,8 @@ use weft_api::{
     },
 };
 
+use weft_policy::code;
+
 use crate::{listeners::Listeners, local::LocalWorkload, shared::Shared};
 
 /// The longest drain that may be asked for.
@@ -49,7 +51,8 @@ impl LocalApi {
 
     fn uid<T>(request: &Request<T>) -> Result<u32, Status> {
         let peer = request.extensions().get::<PeerCred>();
-        peer.map(|peer| peer.uid).ok_or_else(|| Status::unauthenticated("the caller is not known"))
+        let unknown = || Fault::new(code::UNAUTHENTICATED, "the kernel does not say who the caller is");
+        peer.map(|peer| peer.uid).ok_or_else(|| fault_to_status(Code::Unauthenticated, &unknown()))
     }
 
     /// Whether that user may do as it likes here.
@@ -101,10 +104,7 @@ impl agent_server::Agent for LocalApi {
     async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
         let uid = Self::uid(&request)?;
         if !Self::is_owner(uid) {
-            let fault = Fault::new(
-                weft_policy::code::NOT_PERMITTED,
-                "only the agent's own user and root may drain it",
-            );
+            let fault = Fault::new(code::NOT_PERMITTED, "only the agent's own user and root may drain it");
             return Err(fault_to_status(Code::PermissionDenied, &fault));
         }
         let deadline = Duration::from_millis(request.into_inner().deadline_ms).min(MAX_DRAIN);

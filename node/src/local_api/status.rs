@@ -4,10 +4,17 @@ use std::{sync::Arc, time::SystemTime};
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use weft_api::pb::agent::{AgentProblem, AgentStatusResponse, TunnelStatus, WorkloadStatus};
+use weft_identity::rotation::RENEWAL_WINDOW;
 use weft_overlay::Role;
-use weft_policy::code;
+use weft_policy::code::{self, CodeId};
 
-use crate::{drain::Phase, listeners::Listeners, local::LocalWorkload, shared::Shared};
+use crate::{
+    control::identity::Holder, drain::Phase, listeners::Listeners, local::LocalWorkload, shared::Shared,
+};
+
+/// The part of its life that a certificate has left when its renewal is overdue: a twentieth of it after the last moment
+/// at which it is asked for.
+const OVERDUE: f64 = 1.0 - RENEWAL_WINDOW.1 - 0.05;
 
 /// Tells everything at once, of the workloads that the caller `may_see`.
 pub(super) fn status(
@@ -108,18 +115,9 @@ fn problems(shared: &Shared, seen: &[Arc<LocalWorkload>], why_not: &str) -> Vec<
             fix: vec!["weft up".to_owned()],
         });
     }
+    problems.extend(certificate_problem(shared, &Holder::Node, now));
     for workload in seen {
-        let held = workload.slot.load();
-        if held.is_none_or(|held| !held.svid().validity().contains(now)) {
-            problems.push(AgentProblem {
-                code: code::OWN_SVID_EXPIRED.to_string(),
-                what: format!(
-                    "{} has no valid certificate: calls from and to it are refused",
-                    workload.identity
-                ),
-                fix: vec!["weft status".to_owned()],
-            });
-        }
+        problems.extend(certificate_problem(shared, &Holder::Workload(Arc::clone(workload)), now));
         if workload.registration().is_none() && shared.link.is_up() {
             problems.push(AgentProblem {
                 code: code::REGISTRATION_REFUSED.to_string(),
@@ -140,6 +138,39 @@ fn problems(shared: &Shared, seen: &[Arc<LocalWorkload>], why_not: &str) -> Vec<
         });
     }
     problems
+}
+
+/// What is wrong with somebody's certificate: there was none yet, it has expired, or its renewal is overdue.
+fn certificate_problem(shared: &Shared, holder: &Holder, now: SystemTime) -> Option<AgentProblem> {
+    let id = holder.id(shared);
+    let problem = |code: CodeId, what: String| {
+        let fix = code.row().fix.iter().map(|&fix| fix.to_owned()).collect();
+        Some(AgentProblem { code: code.to_string(), what, fix })
+    };
+    let Some(held) = shared.slot_of(holder).load() else {
+        return match shared.stored_svid(holder) {
+            Some(_) => problem(
+                code::OWN_SVID_EXPIRED,
+                format!("the certificate of {id} has expired: calls from and to it are refused"),
+            ),
+            None => problem(
+                code::NO_SVID_YET,
+                format!("{id} has no certificate yet: calls from and to it are refused"),
+            ),
+        };
+    };
+    let validity = held.svid().validity();
+    if !validity.contains(now) {
+        return problem(
+            code::OWN_SVID_EXPIRED,
+            format!("{id} has no valid certificate: calls from and to it are refused"),
+        );
+    }
+    let left = validity.remaining(now);
+    (left < validity.period().mul_f64(OVERDUE)).then(|| {
+        let end = rfc3339(validity.not_after);
+        problem(code::RENEWAL_FAILING, format!("the certificate of {id} is not being renewed and ends {end}"))
+    })?
 }
 
 /// A time as people and programs read it.

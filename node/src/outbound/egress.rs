@@ -82,7 +82,8 @@ async fn dial(own: &OwnSockets, outside: &Outside) -> Result<OwnStream, FlowErro
     let addresses: Vec<SocketAddr> = match outside {
         Outside::Host(host, port) => {
             let found = tokio::net::lookup_host((host.as_str(), *port)).await;
-            found.map_err(unreachable)?.map(canonical).collect()
+            let unknown = |source| FlowError::NameNotResolved { host: host.clone(), source };
+            found.map_err(unknown)?.map(canonical).collect()
         }
         Outside::Address(address) => vec![canonical(*address)],
     };

@@ -49,8 +49,7 @@ pub(crate) async fn resolve(
 ) -> Result<Way, FlowError> {
     match destination {
         Destination::Address(address) => {
-            let denied = || FlowError::EgressDenied { destination: address.to_string() };
-            first_snapshot(shared).await.ok_or_else(denied)?;
+            first_snapshot(shared).await.ok_or(FlowError::NoSnapshot)?;
             Ok(Way::Outside(Outside::Address(*address)))
         }
         Destination::Upstream { service, port } => service_port(shared, service, Some(port.get())).await,
@@ -64,8 +63,7 @@ async fn named(
     host: &str,
     port: Option<NonZeroU16>,
 ) -> Result<Way, FlowError> {
-    let denied = || FlowError::EgressDenied { destination: host.to_owned() };
-    let snapshot = first_snapshot(shared).await.ok_or_else(denied)?;
+    let snapshot = first_snapshot(shared).await.ok_or(FlowError::NoSnapshot)?;
     let number = port.map(NonZeroU16::get);
     match snapshot.resolve(caller, host, number) {
         Resolution::Service(target) => {
@@ -106,7 +104,10 @@ pub(crate) async fn service_port(
     let mut snapshots = shared.state.changes();
     let mut answers = shared.demand.changes();
     let deadline = tokio::time::Instant::now() + WAIT;
-    let unknown = || FlowError::UnknownService { name: service.to_string() };
+    let unknown = || match shared.state.load() {
+        Some(_) => FlowError::UnknownService { name: service.to_string() },
+        None => FlowError::NoSnapshot,
+    };
     loop {
         snapshots.mark_unchanged();
         answers.mark_unchanged();

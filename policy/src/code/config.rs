@@ -40,8 +40,8 @@ rows! {
         cause: "the listener is reachable from outside but only 127.0.0.1 or ::1 is advertised"
         fix: ["name an address others can reach:   weft up --listen <address> --advertise <address>"];
     SMALL_UDP_BUFFERS = "W5012" Warning "the kernel's UDP buffers are small"
-        cause: "net.core.rmem_max is below 7.5 MB; fast tunnels lose packets"
-        fix: ["sysctl -w net.core.rmem_max=7500000, then   weft status"];
+        cause: "net.core.rmem_max or wmem_max cuts them below limits.tunnels.socketBuffer; fast tunnels lose packets"
+        fix: ["sysctl -w net.core.rmem_max=7500000 net.core.wmem_max=7500000, then   weft agent run"];
     FILE_LIMIT = "W5013" Error "too many open files"
         cause: "the limit of this process is reached; new connections wait or fail"
         fix: ["raise it: ulimit -n 65536, then   weft down, and   weft up"];
@@ -80,10 +80,4 @@ rows! {
     NOT_LOOPBACK = "W5024" Error "this listener may only be on loopback"
         cause: "it speaks without encryption: proxy, upstream, admin and metrics listeners stay on the host"
         fix: ["use 127.0.0.1 or ::1, then   weft agent run"];
-    ALREADY_RUNNING = "W5025" Error "it runs already, with other settings"
-        cause: "weft up starts one server and agent per user and host"
-        fix: ["stop it first:   weft down", "see it:   weft status"];
-    NOT_RUNNING = "W5026" Error "nothing of ours runs here"
-        cause: "no process of this state directory is alive"
-        fix: ["start it:   weft up"];
 }

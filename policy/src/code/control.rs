@@ -54,9 +54,6 @@ rows! {
     LOOSENING_NEEDS_ADMIN = "W6016" Error "loosening a default needs the role admin"
         cause: "a change towards Allow or Audit opens what was closed; tightening needs only editor"
         fix: ["on the server's host:   weft apply -f <file>"];
-    WATCH_LAGGED = "W6017" Error "the watcher was too slow"
-        cause: "more changes came than its queue holds; it must list again"
-        fix: ["start again:   weft get <kind> -w"];
     TOO_MANY_STREAMS = "W6018" Error "the client has too many streams or requests open"
         cause: "one client may not crowd out the others"
         fix: ["close some; see who is connected:   weft status"];
@@ -79,9 +76,6 @@ rows! {
     DEADLINE = "W6024" Error "the server did not answer in time"
         cause: "it is overloaded or the network is slow; the change may have been made"
         fix: ["look before trying again:   weft get <kind>/<name>", "see the server:   weft status"];
-    SERVER_STARTING = "W6025" Error "the server is still starting"
-        cause: "it reads its store and makes its certificates first"
-        fix: ["wait a moment, then   weft status"];
     VERSION_SKEW = "W6026" Error "the two sides speak versions too far apart"
         cause: "one of them does not know what the other needs"
         fix: ["compare:   weft version"];
@@ -98,9 +92,6 @@ rows! {
     MESSAGE_TOO_LARGE = "W6030" Error "a message is larger than the limit"
         cause: "4 MiB is the most for one message of the control plane"
         fix: ["split it:   weft apply -f <file>"];
-    LOCKOUT = "W6031" Error "the change would refuse calls that are made now"
-        cause: "a policy would lock out callers that are allowed at present"
-        fix: ["see whom:   weft policy check <caller> <service> -f <file>"];
     CHANGE_WITHOUT_EFFECT = "W6032" Warning "some agents have not taken the change yet"
         cause: "they are not connected or still busy with an earlier one"
         fix: ["see which:   weft status"];

@@ -66,9 +66,6 @@ rows! {
     HANDSHAKE_FAILED = "W3019" Error "the TLS handshake failed"
         cause: "the other side offers no common version or cipher, or broke it off"
         fix: ["compare versions:   weft status"];
-    NO_BUNDLE_YET = "W3020" Error "this agent has no trust bundle yet"
-        cause: "it has not reached a server since it was set up"
-        fix: ["see what it waits for:   weft agent status"];
     SHORT_LIFETIME = "W3021" Warning "certificates live less than 5 minutes"
         cause: "identity.allowShortLifetimes is set; an outage of the server is felt within that time"
         fix: ["see the lifetime:   weft identity ca show"];

@@ -224,6 +224,7 @@ mod tests {
         "down",
         "explain",
         "get",
+        "help",
         "identity ca show",
         "identity svid show",
         "man",

@@ -16,10 +16,6 @@ rows! {
     AUDITED = "W2103" Warning "allowed only because the default is Audit"
         cause: "no rule allows the caller; with defaultAuthorization: Deny this call would be refused"
         fix: ["allow it for good:   weft policy allow <caller> <service>"];
-    REQUEST_NOT_ALLOWED = "W2104" Error "the nearest rule matches the caller but not the request"
-        cause: "an ALLOW rule names the caller, but another method or path"
-        fix: ["see why:   weft policy check <caller> <service>",
-              "see the rule:   weft describe authorizationpolicy/<policy>"];
     PORT_NOT_ALLOWED = "W2105" Error "the nearest rule matches the caller but not the port"
         cause: "an ALLOW rule names the caller, but other ports of the service"
         fix: ["allow it:   weft policy allow <caller> <service> --port <port>",

@@ -6,7 +6,7 @@ rows! {
     RESOURCES;
     USAGE = "W4001" Error "the arguments do not fit together"
         cause: "an argument is missing, given twice, or excludes another"
-        fix: ["see the manual page:   weft man"];
+        fix: ["see what it takes:   weft help <command>"];
     MALFORMED = "W4002" Error "the file is neither YAML nor JSON"
         cause: "a wrong indent, a missing bracket or quote near the line and column named"
         fix: ["correct it, then   weft apply -f <file> --dry-run=client"];
@@ -35,9 +35,6 @@ rows! {
     IMMUTABLE = "W4010" Error "this field cannot be changed"
         cause: "other objects, certificates or tunnels depend on it for life"
         fix: ["see the present value:   weft get <kind>/<name> -o yaml"];
-    BAD_REFERENCE = "W4011" Error "a reference names something that does not exist"
-        cause: "the object named was deleted, lives in another namespace, or comes later than this one"
-        fix: ["see what exists:   weft get <kind> -A", "apply both in one go:   weft apply -f <directory>"];
     OVER_LIMIT = "W4012" Error "a limit is exceeded"
         cause: "too many entries, too long a text, or too large an object"
         fix: ["split it, then   weft apply -f <file> --dry-run=client"];
@@ -82,9 +79,9 @@ rows! {
     UNREADABLE_RECORD = "W4025" Error "a stored object cannot be read"
         cause: "it was written by a newer version, or is damaged; it is set aside, the rest goes on"
         fix: ["see the version:   weft version", "write it again:   weft apply -f <file>"];
-    STILL_REFERRED_TO = "W4026" Error "other objects still refer to this one"
-        cause: "deleting it would leave them without a target"
-        fix: ["see it:   weft describe <kind>/<name>", "delete them together:   weft delete -f <file>"];
+    STILL_REFERRED_TO = "W4026" Warning "other objects still refer to this one"
+        cause: "they had it for a target and have none now; what they say takes effect when it comes back"
+        fix: ["see the other one:   weft describe <kind>/<name>", "delete it too:       weft delete <kind>/<name>"];
     NETWORK_ALONE = "W4027" Error "networks stand only beside an authenticated source"
         cause: "an address is no proof of who is calling"
         fix: ["name a source, then   weft apply -f <file> --dry-run=client"];

@@ -114,7 +114,7 @@ impl Fault {
     #[must_use]
     pub const fn code(&self) -> CodeId {
         match self {
-            Self::NoMesh | Self::EndpointWithoutService(_) => code::BAD_REFERENCE,
+            Self::NoMesh | Self::EndpointWithoutService(_) => code::SNAPSHOT_REFUSED,
             Self::TrustDomain { .. } => code::IMMUTABLE,
             Self::SameLabel { .. } | Self::TwoTrafficPolicies { .. } | Self::TwoRoutes { .. } => {
                 code::CONTRADICTION

@@ -29,6 +29,7 @@ fn a_view_without_a_mesh_is_refused() {
     let error = build([service("charge", "shop")].into_iter().collect()).unwrap_err();
     assert_eq!(error.faults, [Fault::NoMesh]);
     assert_eq!(error.to_string(), "the configuration is refused: there is no Mesh object");
+    assert_eq!(error.faults[0].code(), crate::code::SNAPSHOT_REFUSED);
 }
 
 #[test]

@@ -48,11 +48,21 @@ pub enum DiskError {
 pub(super) fn load(path: &Path) -> Result<Option<AuthorityParts>, DiskError> {
     let damaged = |why: &dyn fmt::Display| DiskError::Damaged { path: path.into(), why: why.to_string() };
     let Some(bytes) = private::read(path)? else { return Ok(None) };
-    let raw: RawAuthority = serde_json::from_slice(&bytes).map_err(|error| damaged(&error))?;
+    let raw: RawAuthority = serde_json::from_slice(&bytes).map_err(|error| damaged(&Unread(&error)))?;
     if raw.format != FORMAT {
         return Err(damaged(&format_args!("it has format {}, known is {FORMAT}", raw.format)));
     }
     raw.into_parts().map(Some).map_err(|why| damaged(&why))
+}
+
+/// Where reading stopped, and nothing of what stands there: serde repeats the value that it did not expect, and in this
+/// file that may be a key.
+struct Unread<'a>(&'a serde_json::Error);
+
+impl fmt::Display for Unread<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "it cannot be read at line {}, column {}", self.0.line(), self.0.column())
+    }
 }
 
 /// Writes the authority, durably and at once.
@@ -162,7 +172,7 @@ impl RawAuthority {
             Ok(RetiredPart { certificate_pem: raw.certificate, at: time(raw.at)? })
         });
         Ok(AuthorityParts {
-            trust_domain: self.trust_domain.parse().map_err(|error| format!("trustDomain: {error}"))?,
+            trust_domain: self.trust_domain.parse().map_err(|_| "trustDomain is none".to_owned())?,
             instance: self.instance,
             root: self.root.into(),
             prepared: prepared.transpose()?,
@@ -214,7 +224,12 @@ mod tests {
         let path = path(temp.path());
         store(&path, &authority()).unwrap();
         let text = fs::read_to_string(&path).unwrap();
-        for broken in [&text[..text.len() / 2], &text.replace("\"format\": 1", "\"format\": 2"), "{}"] {
+        let key = "\"-----BEGIN PRIVATE KEY-----\"";
+        let misplaced = text.replace("\"format\": 1", &format!("\"format\": {key}"));
+        let as_domain = text.replace("\"trustDomain\": \"corp.example\"", &format!("\"trustDomain\": {key}"));
+        let as_field = text.replace("\"format\": 1", &format!("{key}: 1"));
+        let newer = text.replace("\"format\": 1", "\"format\": 2");
+        for broken in [&text[..text.len() / 2], &newer, "{}", &misplaced, &as_domain, &as_field] {
             private::write(&path, broken.as_bytes()).unwrap();
             let refused = load(&path).unwrap_err();
             assert!(matches!(&refused, DiskError::Damaged { .. }), "{refused}");

@@ -101,7 +101,7 @@ impl Change {
     pub(super) fn tell(self, output: &Output) {
         match self {
             Self::Told(warnings) => {
-                warnings.iter().for_each(|warning| output.talk(format!("warning: {warning}")));
+                warnings.iter().for_each(|warning| output.warning(warning));
             }
             Self::Gone => output.talk("warning: the agent has gone; the program runs on, outside the mesh until it is back"),
             Self::Back { whole: true } => output.talk("the agent is back: the program is in the mesh again"),

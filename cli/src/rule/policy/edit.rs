@@ -107,7 +107,7 @@ fn print_applied(response: &ApplyResponse, output: &Output) -> Result<(), CliErr
                 .line(format!("{}/{} {} (revision {revision})", result.kind, result.name, result.outcome))?;
         }
         for warning in &result.warnings {
-            output.talk(format!("warning: {warning}"));
+            output.warning(warning);
         }
     }
     Ok(())

@@ -51,7 +51,15 @@ pub enum OpenError {
         /// What was found.
         what: String,
     },
-    /// The operating system refuses a file or directory.
+    /// The operating system refuses the directory.
+    #[error("cannot use {} for state", directory.display())]
+    Directory {
+        /// Which one.
+        directory: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The operating system refuses a file.
     #[error("cannot open {}", path.display())]
     File {
         /// Which one.
@@ -85,6 +93,7 @@ impl OpenError {
             Self::InUse { .. } => code::STORE_LOCKED,
             Self::Newer { .. } => code::STORE_NEWER,
             Self::Damaged { .. } | Self::Database { .. } => code::STORE_DAMAGED,
+            Self::Directory { .. } => code::STATE_DIRECTORY,
             Self::File { .. } => code::FILE_UNUSABLE,
             Self::Entropy => code::ENTROPY,
             Self::Thread(_) | Self::Stopped => code::INTERNAL,
@@ -126,7 +135,7 @@ impl Files {
     /// Creates the directory if need be and takes the lock, which is held until `self` is dropped.
     pub(super) fn claim(&mut self) -> Result<(), OpenError> {
         let directory = self.directory.clone();
-        let refused = |source| OpenError::File { path: directory.clone(), source };
+        let refused = |source| OpenError::Directory { directory: directory.clone(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(refused)?;
         narrow(&directory, 0o700).map_err(refused)?;
 

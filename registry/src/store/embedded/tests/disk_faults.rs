@@ -67,6 +67,17 @@ async fn fails_writes_and_only_writes(effect: Effect) {
 }
 
 #[tokio::test]
+async fn a_failed_commit_is_told_as_unknown_and_what_follows_at_once_as_not_made() {
+    let faulty = FaultyHost::new();
+    let store = faulty.open().await.unwrap();
+    faulty.switch.break_after(0, u64::MAX, Effect::Full);
+    let first = store.txn(vec![], vec![put_op("/b", "1")]).await.unwrap_err();
+    assert_eq!(first.code().as_str(), "W6006", "{first}");
+    let second = store.txn(vec![], vec![put_op("/b", "1")]).await.unwrap_err();
+    assert_eq!(second.code().as_str(), "W6005", "the disk is not asked again so soon: {second}");
+}
+
+#[tokio::test]
 async fn a_failed_write_says_why_down_to_the_disk() {
     let faulty = FaultyHost::new();
     let store = faulty.open().await.unwrap();

@@ -145,3 +145,8 @@ async fn a_wiped_store_has_another_name() {
 fn edit_file(host: &Host, edit: impl Fn(&Database)) {
     edit(&Database::open(host.settings().directory.join("registry.redb")).unwrap());
 }
+
+#[test]
+fn a_system_without_random_numbers_opens_no_store_and_is_told_so() {
+    assert_eq!(OpenError::Entropy.code().as_str(), "W9005");
+}
