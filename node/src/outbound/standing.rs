@@ -82,10 +82,11 @@ impl Standing {
 
 /// Counts a failure against the endpoint if it was the endpoint's.
 pub(super) fn blame(shared: &Shared, attempt: Try, error: &FlowError) {
-    let is_its_own = match error {
+    let is_its_own = if let FlowError::ConnectTimeout { after } = error {
         // Attempts share one time: who got a small rest of it could not have answered.
-        FlowError::ConnectTimeout { after } => attempt.age(shared.clock.now()) >= *after / 2,
-        error => error.class().retry == Retry::OtherEndpoint,
+        attempt.age(shared.clock.now()) >= *after / 2
+    } else {
+        error.class().retry == Retry::OtherEndpoint
     };
     if !is_its_own {
         return;
