@@ -31,6 +31,10 @@ package! {
     /// What local people and `weft run` ask of their agent.
     agent, "weft.agent.v1"
 }
+package! {
+    /// What the registry's store says to etcd: the part of etcd's API that it uses.
+    etcd, "etcdserverpb"
+}
 
 /// Every service and message of the four packages, as an encoded `google.protobuf.FileDescriptorSet`.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("gen/weft.fds.bin");

@@ -17,6 +17,9 @@ const PROTOS: [&str; 4] = [
     "weft/agent/v1/agent.proto",
 ];
 
+/// What is spoken to etcd; no service of ours, so it is not among those that the server enumerates.
+const ETCD: &str = "etcd/etcd.proto";
+
 /// Every service and message, without comments: what the server enumerates its methods from.
 const DESCRIPTOR_FILE: &str = "weft.fds.bin";
 
@@ -48,8 +51,21 @@ fn generate(out: &Path) {
         .emit_rerun_if_changed(false)
         .compile_fds(compiler.file_descriptor_set())
         .unwrap();
+    generate_etcd(out);
     compiler.include_source_info(false);
     fs::write(out.join(DESCRIPTOR_FILE), compiler.encode_file_descriptor_set()).unwrap();
+}
+
+fn generate_etcd(out: &Path) {
+    let mut compiler = protox::Compiler::new([proto_root()]).unwrap();
+    compiler.include_source_info(true).open_file(ETCD).unwrap();
+    tonic_prost_build::configure()
+        .out_dir(out)
+        .build_server(false)
+        .bytes(".")
+        .emit_rerun_if_changed(false)
+        .compile_fds(compiler.file_descriptor_set())
+        .unwrap();
 }
 
 fn proto_root() -> PathBuf {

@@ -98,6 +98,7 @@ impl From<StoreError> for Refusal {
             StoreError::Unavailable { .. } => (Code::Unavailable, code::STORE_UNAVAILABLE),
             StoreError::OutcomeUnknown { .. } => (Code::Unknown, code::OUTCOME_UNKNOWN),
             StoreError::Closed => (Code::Unavailable, code::STORE_CLOSED),
+            StoreError::Refused { .. } => (Code::Unavailable, error.code()),
         };
         let mut fault = catalogued(id, error.to_string());
         if let Some(source) = std::error::Error::source(&error) {

@@ -8,6 +8,7 @@
 //! process with an agent. The store's lock is taken first: of two servers on one directory the second changes nothing.
 
 mod error;
+mod moving;
 mod parts;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ use tracing::{error, info};
 use weft_identity::spiffe::TrustDomain;
 
 pub use self::error::ServerError;
+pub use self::moving::{Moved, back_up, migrate, restore};
 use crate::{clock::Clock, config::Config, listeners::Addresses};
 
 /// Threads of the runtime: one may sign or compare views while the other answers.

@@ -34,6 +34,9 @@ use crate::process::{Finished, Process, Program};
 /// The host of the server.
 pub const CTL: &str = "ctl";
 
+/// Where etcd is asked, on the server's host.
+pub const ETCD: &str = "http://127.0.0.1:2379";
+
 /// Where each process tells whether it is ready.
 const METRICS: u16 = 7402;
 
@@ -45,6 +48,7 @@ const READY: Duration = Duration::from_secs(30);
 pub struct Mesh {
     agents: BTreeMap<String, Option<Process>>,
     server: Option<Process>,
+    etcd: Option<Process>,
     disks: BTreeMap<String, Disk>,
     clocks: BTreeSet<String>,
     network: Network,
@@ -153,6 +157,65 @@ impl Mesh {
     pub fn kill_agent(&mut self, node: &str) {
         let agent = self.agents.get_mut(node).and_then(Option::take);
         agent.unwrap_or_else(|| panic!("no agent runs on {node}")).kill();
+    }
+
+    /// Starts etcd on the server's host; what it kept at an earlier start is still there. It need not be ready yet.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be started.
+    #[track_caller]
+    pub fn start_etcd(&mut self) {
+        let host = self.host(CTL);
+        let peer = "http://127.0.0.1:2380";
+        let program = host
+            .program("etcd")
+            .arg("--data-dir")
+            .arg(host.folder().join("etcd"))
+            .args(["--listen-client-urls", ETCD, "--advertise-client-urls", ETCD])
+            .args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer])
+            .args(["--initial-cluster", &format!("default={peer}")])
+            .args(["--heartbeat-interval", "50", "--election-timeout", "300"]);
+        self.etcd = Some(program.start());
+    }
+
+    /// Kills etcd as `kill -9` does.
+    ///
+    /// # Panics
+    ///
+    /// If it does not run.
+    #[track_caller]
+    pub fn kill_etcd(&mut self) {
+        self.etcd.take().expect("etcd runs").kill();
+    }
+
+    /// From its next start on the server keeps the mesh in etcd.
+    ///
+    /// # Panics
+    ///
+    /// If its configuration cannot be written.
+    #[track_caller]
+    pub fn use_etcd(&self) {
+        let file = server_config(self.host(CTL));
+        let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let path = state_dir(self.host(CTL)).join("server");
+        let store = format!("store: {{etcd: {{path: {path:?}, endpoints: [{ETCD:?}]}}}}");
+        let line = |line: &str| if line.starts_with("store:") { store.clone() } else { line.to_owned() };
+        let text: Vec<String> = text.lines().map(line).collect();
+        fs::write(&file, text.join("\n") + "\n")
+            .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    }
+
+    /// Asks the server to end, as an administrator does, and waits until it has.
+    ///
+    /// # Panics
+    ///
+    /// If it does not run or does not end.
+    #[track_caller]
+    pub fn stop_server(&mut self, within: Duration) -> Finished {
+        let mut server = self.server.take().expect("the server runs");
+        server.signal(Signal::SIGTERM);
+        server.finish(within)
     }
 
     /// Kills the server as `kill -9` does.

@@ -169,6 +169,38 @@ pub async fn connect_with(
     channel(endpoint, first, dial).await
 }
 
+/// Connects without TLS, which only other programs of this host may be spoken to: to the first of `addresses` that
+/// answers, with the head start and the repetition of [`connect`]. Cancel-safe.
+///
+/// # Errors
+///
+/// [`ConnectError`], with the fate of each address.
+pub async fn connect_plain(
+    addresses: &[HostPort],
+    settings: ConnectSettings,
+) -> Result<Channel, ConnectError> {
+    let addresses: Arc<[HostPort]> = addresses.into();
+    let dial = move || {
+        let attempts = addresses.iter().cloned().map(|host| dial_plain(host, settings.timeout)).collect();
+        async move { race(attempts).await.map_err(ConnectError::Failed) }
+    };
+    let first = dial().await?;
+    channel(endpoint("http://local", settings)?, first, dial).await
+}
+
+async fn dial_plain(host: HostPort, limit: Duration) -> Result<TcpStream, Attempt> {
+    let dial = async {
+        let socket = TcpStream::connect((host.host.as_str(), host.port)).await?;
+        socket.set_nodelay(true)?;
+        Ok(socket)
+    };
+    let outcome = match timeout(limit, dial).await {
+        Ok(outcome) => outcome.map_err(AttemptError::Connect),
+        Err(_elapsed) => Err(AttemptError::TimedOut(limit)),
+    };
+    outcome.map_err(|error| Attempt { address: host.to_string(), error })
+}
+
 /// Connects to the Unix socket at `path`. The channel connects again by itself when its connection breaks.
 ///
 /// # Errors

@@ -19,7 +19,9 @@ mod tests;
 
 use std::time::Duration;
 
-pub use client::{Attempt, AttemptError, ConnectError, ConnectSettings, connect, connect_unix, connect_with};
+pub use client::{
+    Attempt, AttemptError, ConnectError, ConnectSettings, connect, connect_plain, connect_unix, connect_with,
+};
 pub use plain::{PlainPlace, PlainPlaces, PlainStream};
 pub use server::{ConnectInfo, Incoming, TlsConnection, serve_incoming};
 pub use slots::{ChannelStats, Connections, client_network};

@@ -147,6 +147,53 @@ pub(crate) enum ServerCommand {
         #[arg(long, env = "WEFT_SERVER_CONFIG", default_value = "/etc/weft/server.yaml")]
         config: PathBuf,
     },
+    /// Write everything that the store holds into a new file; the server must not run
+    Backup {
+        /// The file; only its owner can read it
+        file: PathBuf,
+        /// Configuration file
+        #[arg(long, env = "WEFT_SERVER_CONFIG", default_value = "/etc/weft/server.yaml")]
+        config: PathBuf,
+    },
+    /// Fill an empty store from a backup; the server must not run
+    Restore {
+        /// What `weft server backup` has written
+        file: PathBuf,
+        /// Configuration file
+        #[arg(long, env = "WEFT_SERVER_CONFIG", default_value = "/etc/weft/server.yaml")]
+        config: PathBuf,
+    },
+    /// Move the mesh from the embedded store into etcd; the server must not run, agents may
+    Migrate(MigrateArgs),
+}
+
+/// `weft server migrate`.
+#[derive(Args, Debug)]
+pub(crate) struct MigrateArgs {
+    /// Where to: etcd://HOST:PORT, further members after commas
+    #[arg(long, value_name = "URL")]
+    pub(crate) to: String,
+    /// The roots of etcd's certificates; without it etcd is asked in plain text, on loopback only
+    #[arg(long)]
+    pub(crate) ca: Option<PathBuf>,
+    /// The server's certificate, where etcd asks for one
+    #[arg(long, requires = "key", requires = "ca")]
+    pub(crate) certificate: Option<PathBuf>,
+    /// The key of that certificate
+    #[arg(long, requires = "certificate")]
+    pub(crate) key: Option<PathBuf>,
+    /// As whom to log in
+    #[arg(long, requires = "password_file")]
+    pub(crate) user: Option<String>,
+    /// The file with that user's password
+    #[arg(long, requires = "user")]
+    pub(crate) password_file: Option<PathBuf>,
+    /// What every key of the mesh starts with; /weft/CLUSTER/
+    #[arg(long)]
+    pub(crate) prefix: Option<String>,
+    /// Configuration file of the embedded store
+    #[arg(long, env = "WEFT_SERVER_CONFIG", default_value = "/etc/weft/server.yaml")]
+    pub(crate) config: PathBuf,
 }
 
 /// `weft agent`.

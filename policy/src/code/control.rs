@@ -17,7 +17,7 @@ rows! {
         cause: "a damaged disk or file; nothing was changed"
         fix: ["restore the file from a copy, then   weft server run"];
     STORE_UNAVAILABLE = "W6005" Error "the store cannot be written now"
-        cause: "the disk is full or failing; reads go on, nothing was changed"
+        cause: "the disk is full or failing, or etcd has no leader or room; reads go on, nothing was changed"
         fix: ["make room, then   weft status"];
     OUTCOME_UNKNOWN = "W6006" Error "it is unknown whether the change was made"
         cause: "the store failed in the middle of the commit"
@@ -40,7 +40,8 @@ rows! {
         fix: ["see the agents:   weft status"];
     STORE_BEHIND = "W6012" Error "the store lies behind what was already seen"
         cause: "it was restored from an old copy or replaced; going on could undo revocations"
-        fix: ["see its revision:   weft status", "apply what is missing:   weft apply -f <file>"];
+        fix: ["see its revision:   weft status", "apply what is missing:   weft apply -f <file>",
+              "an etcd that was restored on purpose is accepted after moving etcd.json out of the state directory"];
     STORE_CLOSED = "W6013" Error "the server is shutting down"
         cause: "its store is closed already"
         fix: ["try again, or see:   weft status"];
@@ -95,4 +96,21 @@ rows! {
     CHANGE_WITHOUT_EFFECT = "W6032" Warning "some agents have not taken the change yet"
         cause: "they are not connected or still busy with an earlier one"
         fix: ["see which:   weft status"];
+    STORE_REPLACED = "W6033" Error "the store is not the one that this server knows"
+        cause: "etcd was wiped, exchanged or restored into a new cluster; going on could undo revocations"
+        fix: ["see which one is asked:   weft config view --origin",
+              "if it is meant, move etcd.json out of the server's state directory, then   weft server run"];
+    ETCD_UNREACHABLE = "W6034" Error "etcd cannot be reached"
+        cause: "no member that has a leader answers at the configured endpoints, or they prove to be others"
+        fix: ["see which ones are asked:   weft config view --origin", "start etcd, then   weft server run"];
+    ETCD_FORBIDDEN = "W6035" Error "etcd does not let this server in"
+        cause: "the user, password or certificate is not known there, or may not use the keys of this mesh"
+        fix: ["see as whom it asks:   weft config view --origin",
+              "give that user the permission readwrite on the prefix, then   weft server run"];
+    STORE_NOT_EMPTY = "W6036" Error "the store that should be filled holds something already"
+        cause: "another mesh is kept there, or this one was moved before; nothing was changed"
+        fix: ["choose another one: --prefix of   weft server migrate", "or look at it first:   weft server run"];
+    STORE_UNFINISHED = "W6037" Error "the store was not filled to its end"
+        cause: "moving or restoring the mesh was interrupted; a server on it would miss policies"
+        fix: ["do it again, which begins anew:   weft server migrate"];
 }

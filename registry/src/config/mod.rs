@@ -3,6 +3,7 @@
 //! [`Config::parse`] is the only door. Serde types stop in `raw.rs`. Unknown keys are faults with the nearest known key;
 //! each value knows where it came from ([`Config::origins`]).
 
+mod etcd;
 mod raw;
 
 use std::{
@@ -21,6 +22,7 @@ use weft_identity::{
 };
 use weft_policy::{code, limit::Rate, model::HostPort, name::ClusterName};
 
+pub use self::etcd::{EtcdSecrets, EtcdStoreConfig, SecretError, StoreConfig};
 use self::raw::{Period, RawConfig, RawLimits};
 use crate::{refusal::catalogued, store::MAX_PAGE_ENTRIES};
 
@@ -44,7 +46,9 @@ pub struct Config {
     pub listen: Listen,
     /// What others are told to dial, in order; empty leaves it to the server.
     pub advertise: Vec<Advertised>,
-    /// The directory of the store, the authority and what the server remembers.
+    /// Where the mesh is kept.
+    pub store: StoreConfig,
+    /// The directory of the embedded store, the authority and what the server remembers.
     pub state_dir: PathBuf,
     /// How certificates are issued.
     pub identity: Issuing,
@@ -185,7 +189,7 @@ impl Config {
     pub fn parse(text: &str, origin: &str) -> Result<Self, Vec<Fault>> {
         let raw: RawConfig = strict::from_yaml(text).map_err(|fault| vec![fault])?;
         let mut rows = Rows { from: origin, rows: Vec::new() };
-        let config = build(raw, &mut rows);
+        let config = build(raw, &mut rows).map_err(|fault| vec![fault])?;
         let faults = config.faults();
         if faults.is_empty() { Ok(Self { origins: rows.rows, ..config }) } else { Err(faults) }
     }
@@ -241,14 +245,13 @@ impl Config {
             );
             faults.push(catalogued(code::LOOPBACK_ADVERTISED, what).at("advertise", None));
         }
+        faults.extend(self.store.faults());
         faults.extend(self.limits.faults());
         faults
     }
 }
 
-fn build(raw: RawConfig, rows: &mut Rows<'_>) -> Config {
-    let state_dir = raw.store.embedded.path;
-    let run_dir = default_run_dir(&state_dir);
+fn build(raw: RawConfig, rows: &mut Rows<'_>) -> Result<Config, Fault> {
     let local: ClusterName = "local".parse().expect("it is a DNS label");
     let cluster = rows.take("cluster", raw.cluster.map(|text| text.0), local, ToString::to_string);
     rows.given("trustDomain", &raw.trust_domain.0);
@@ -260,7 +263,8 @@ fn build(raw: RawConfig, rows: &mut Rows<'_>) -> Config {
     let advertise: Vec<_> = raw.advertise.into_iter().map(|text| text.0).collect();
     let shown: Vec<_> = advertise.iter().map(ToString::to_string).collect();
     rows.take("advertise", (!shown.is_empty()).then(|| shown.join(", ")), String::new(), Clone::clone);
-    rows.given("store.embedded.path", &state_dir.display());
+    let (state_dir, store) = etcd::build(raw.store, &cluster, rows)?;
+    let run_dir = default_run_dir(&state_dir);
     let short = rows.take(
         "identity.allowShortLifetimes",
         raw.identity.allow_short_lifetimes,
@@ -270,7 +274,7 @@ fn build(raw: RawConfig, rows: &mut Rows<'_>) -> Config {
     let leaf_ttl = rows.period("identity.leafTtl", raw.identity.leaf_ttl, LEAF_TTL);
     let lifetimes = if short { LeafLifetimes::AllowShort } else { LeafLifetimes::Standard };
     let limits = limits(&raw.limits, rows);
-    Config {
+    Ok(Config {
         cluster,
         trust_domain: raw.trust_domain.0,
         listen,
@@ -282,9 +286,10 @@ fn build(raw: RawConfig, rows: &mut Rows<'_>) -> Config {
         manifests: rows.take("manifests", raw.manifests.map(Some), None, |path| {
             path.as_ref().map_or_else(|| "none".to_owned(), |path| path.display().to_string())
         }),
+        store,
         state_dir,
         origins: Vec::new(),
-    }
+    })
 }
 
 fn limits(raw: &RawLimits, rows: &mut Rows<'_>) -> Limits {

@@ -35,13 +35,39 @@ pub(super) struct RawListen {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawStore {
-    pub(super) embedded: RawEmbedded,
+    pub(super) embedded: Option<RawEmbedded>,
+    pub(super) etcd: Option<RawEtcd>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawEmbedded {
     pub(super) path: PathBuf,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawEtcd {
+    pub(super) path: PathBuf,
+    pub(super) endpoints: Vec<Text<crate::store::etcd::Endpoint>>,
+    pub(super) prefix: Option<String>,
+    pub(super) tls: Option<RawEtcdTls>,
+    pub(super) auth: Option<RawEtcdAuth>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawEtcdTls {
+    pub(super) ca: PathBuf,
+    pub(super) certificate: Option<PathBuf>,
+    pub(super) key: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct RawEtcdAuth {
+    pub(super) user: String,
+    pub(super) password_file: PathBuf,
 }
 
 #[derive(Default, Deserialize)]

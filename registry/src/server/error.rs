@@ -8,11 +8,12 @@ use weft_policy::code;
 use crate::{
     authority::AuthorityFailure,
     bootstrap::BootstrapError,
+    config::SecretError,
     listeners::ListenError,
     private::PrivateError,
     refusal::catalogued,
     roles::MethodsWithoutRole,
-    store::{StoreError, embedded::OpenError},
+    store::{StoreError, embedded::OpenError, etcd, transfer::TransferError},
 };
 
 /// Why a server does not start.
@@ -21,6 +22,15 @@ pub enum ServerError {
     /// The store does not open.
     #[error(transparent)]
     Store(#[from] OpenError),
+    /// The store in etcd does not open.
+    #[error(transparent)]
+    Etcd(#[from] etcd::OpenError),
+    /// The store was not filled to its end, or something could not be moved into or out of it.
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
+    /// The files with which the server proves itself to etcd.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// The store cannot be read.
     #[error("the store cannot be read: {0}")]
     Read(#[from] StoreError),
@@ -56,6 +66,9 @@ impl ServerError {
     pub fn fault(&self) -> Fault {
         let id = match self {
             Self::Store(error) => error.code(),
+            Self::Etcd(error) => error.code(),
+            Self::Secret(error) => error.code(),
+            Self::Transfer(error) => error.code(),
             Self::Read(error) => error.code(),
             Self::Listen(error) => error.code(),
             Self::RunDir(_) => code::SOCKET_UNSAFE,

@@ -26,7 +26,7 @@ use crate::{
     authority::InstanceAuthority,
     bootstrap,
     clock::Clock,
-    config::Config,
+    config::{Config, StoreConfig},
     core::Core,
     discovery::DiscoveryService,
     gate::{self, Gate},
@@ -41,8 +41,10 @@ use crate::{
     shared_uid::SharedUid,
     store::{
         Store,
-        embedded::{Bounds, EmbeddedStore, OpenError, Settings},
+        embedded::{Bounds, EmbeddedStore, Settings},
+        etcd::EtcdStore,
         metrics::StoreMetrics,
+        transfer,
     },
     telemetry::{GateMetrics, IdentityMetrics, Metrics, Plane, serve_admin, serve_metrics},
     throttle::Throttle,
@@ -73,6 +75,7 @@ pub(super) async fn build(config: &Config, clock: &Clock) -> Result<Parts, Serve
     let table = roles::check_table()?;
     let store_metrics = Arc::new(StoreMetrics::default());
     let store = open_store(config, clock, &store_metrics).await?;
+    transfer::check_finished(&*store).await?;
     private::directory(&config.run_dir)?;
     let listeners = Listeners::open(config)?;
     let addresses = listeners.addresses.clone();
@@ -145,13 +148,23 @@ pub(super) async fn build(config: &Config, clock: &Clock) -> Result<Parts, Serve
     Ok(Parts { addresses, draining, doors, vital, _store: store })
 }
 
-async fn open_store(
+/// Opens the store that the configuration names.
+pub(super) async fn open_store(
     config: &Config,
     clock: &Clock,
     metrics: &Arc<StoreMetrics>,
-) -> Result<Arc<dyn Store>, OpenError> {
-    let settings = Settings { directory: config.state_dir.clone(), bounds: Bounds::default() };
-    Ok(Arc::new(EmbeddedStore::open(settings, clock.clone(), Arc::clone(metrics)).await?))
+) -> Result<Arc<dyn Store>, ServerError> {
+    let (clock, metrics) = (clock.clone(), Arc::clone(metrics));
+    match &config.store {
+        StoreConfig::Embedded => {
+            let settings = Settings { directory: config.state_dir.clone(), bounds: Bounds::default() };
+            Ok(Arc::new(EmbeddedStore::open(settings, clock, metrics).await?))
+        }
+        StoreConfig::Etcd(etcd) => {
+            let settings = etcd.settings(&config.state_dir)?;
+            Ok(Arc::new(EtcdStore::open(settings, clock, metrics).await?))
+        }
+    }
 }
 
 /// What is served by gRPC.

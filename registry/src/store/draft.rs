@@ -69,12 +69,33 @@ impl Changes {
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.leases.is_empty() && self.batches.is_empty() && !self.compaction
     }
-}
 
-impl<'a> Draft<'a> {
-    /// Opens a draft on what is durable now.
-    pub(crate) fn new(image: &'a Image, bounds: Bounds) -> Self {
-        let changes = Changes {
+    /// What a backend has watched happen: `batches`, all behind the revision of `image`, and nothing else up to and
+    /// including `revision`. The leases of such a backend are its own affair.
+    pub(crate) fn watched(
+        image: &Image,
+        bounds: Bounds,
+        revision: Revision,
+        batches: Vec<EventBatch>,
+    ) -> Self {
+        let mut changes = Self::none(image);
+        for batch in batches {
+            changes.record(&batch.events);
+            changes.batches.push(Arc::new(batch));
+        }
+        changes.revision = changes.revision.max(revision);
+        changes.forget(image, bounds);
+        changes
+    }
+
+    /// History up to and including `compacted` is forgotten, and nothing else changes.
+    pub(crate) fn compacted(image: &Image, compacted: Revision) -> Self {
+        let none = Self::none(image);
+        Self { compacted: none.compacted.max(compacted.min(none.revision)), ..none }
+    }
+
+    fn none(image: &Image) -> Self {
+        Self {
             revision: image.revision(),
             compacted: image.compacted(),
             last_lease: image.last_lease(),
@@ -82,8 +103,41 @@ impl<'a> Draft<'a> {
             leases: BTreeMap::new(),
             batches: Vec::new(),
             compaction: false,
-        };
-        Self { image, bounds, bytes: image.status().bytes, lease_count: image.leases().len(), changes }
+        }
+    }
+
+    fn record(&mut self, events: &[Event]) {
+        for event in events {
+            let after = match event {
+                Event::Put(entry) => Some(entry.clone()),
+                Event::Delete(_) => None,
+            };
+            self.entries.insert(event.key().clone(), after);
+        }
+    }
+
+    /// Marks old history beyond the bounds as forgotten.
+    fn forget(&mut self, image: &Image, bounds: Bounds) {
+        let drafted = self.batches.iter().map(|batch| batch_bytes(batch)).sum::<u64>();
+        let mut bytes = image.history_bytes() + drafted;
+        let mut count = image.history().len() + self.batches.len();
+        for batch in image.history().chain(&self.batches) {
+            let fits = count <= bounds.max_history && bytes <= bounds.max_history_bytes;
+            if batch.revision > self.compacted && (fits || count == 1) {
+                break;
+            }
+            count -= 1;
+            bytes -= batch_bytes(batch);
+            self.compacted = self.compacted.max(batch.revision);
+        }
+    }
+}
+
+impl<'a> Draft<'a> {
+    /// Opens a draft on what is durable now.
+    pub(crate) fn new(image: &'a Image, bounds: Bounds) -> Self {
+        let bytes = image.status().bytes;
+        Self { image, bounds, bytes, lease_count: image.leases().len(), changes: Changes::none(image) }
     }
 
     /// Decides a transaction; returns the revision after it.
@@ -171,19 +225,7 @@ impl<'a> Draft<'a> {
 
     /// Closes the draft: old history beyond the bounds is marked as forgotten.
     pub(crate) fn finish(mut self) -> Changes {
-        let drafted = self.changes.batches.iter().map(|batch| batch_bytes(batch)).sum::<u64>();
-        let mut bytes = self.image.history_bytes() + drafted;
-        let mut count = self.image.history().len() + self.changes.batches.len();
-        for batch in self.image.history().chain(&self.changes.batches) {
-            let newest = batch.revision == self.changes.revision;
-            let fits = count <= self.bounds.max_history && bytes <= self.bounds.max_history_bytes;
-            if batch.revision > self.changes.compacted && (fits || newest) {
-                break;
-            }
-            count -= 1;
-            bytes -= batch_bytes(batch);
-            self.changes.compacted = self.changes.compacted.max(batch.revision);
-        }
+        self.changes.forget(self.image, self.bounds);
         self.changes
     }
 
@@ -224,13 +266,7 @@ impl<'a> Draft<'a> {
             return self.changes.revision;
         }
         let revision = self.changes.revision.next();
-        for event in &events {
-            let after = match event {
-                Event::Put(entry) => Some(entry.clone()),
-                Event::Delete(_) => None,
-            };
-            self.changes.entries.insert(event.key().clone(), after);
-        }
+        self.changes.record(&events);
         self.changes.revision = revision;
         self.changes.batches.push(Arc::new(EventBatch { revision, events }));
         revision

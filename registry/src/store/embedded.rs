@@ -23,25 +23,22 @@ mod faults;
 mod tests;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use futures_util::stream;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 pub use super::draft::Bounds;
-use super::image::{Image, Step};
-use super::metrics::{Counted, StoreMetrics};
-use super::{
-    Entry, EventBatch, Key, LeaseId, MAX_PAGE_ENTRIES, Page, Prefix, Revision, Status, Store, StoreError,
-    Ttl, Txn, Watch,
-};
+use super::image::Image;
+use super::metrics::StoreMetrics;
+use super::shared::Shared;
+use super::{Entry, Key, LeaseId, Page, Prefix, Revision, Status, Store, StoreError, Ttl, Txn, Watch};
 use crate::clock::Clock;
 use disk::Disk;
-use files::Files;
+pub(super) use files::Files;
 pub use files::OpenError;
 use writer::{Request, Writer};
 
@@ -74,13 +71,6 @@ pub struct EmbeddedStore {
     _alarm: JoinSet<()>,
 }
 
-/// What the writer shares with readers.
-struct Shared {
-    image: RwLock<Image>,
-    /// Told the revision after every commit; closed when the writer ends.
-    progress: watch::Receiver<Revision>,
-}
-
 impl EmbeddedStore {
     /// Opens the store in `settings.directory`, or creates it there.
     ///
@@ -110,7 +100,7 @@ impl EmbeddedStore {
         let (progress, seen) = watch::channel(image.revision());
         let (wake, next_end) = watch::channel(None);
         let (requests, queue) = mpsc::channel(QUEUE);
-        let shared = Arc::new(Shared { image: RwLock::new(image), progress: seen });
+        let shared = Arc::new(Shared::new(image, seen));
         let writer = Writer::new(
             Arc::clone(&shared),
             disk,
@@ -176,13 +166,6 @@ impl Drop for EmbeddedStore {
     }
 }
 
-impl Shared {
-    /// The image to read. A writer that panicked left it unfit to be read.
-    fn read(&self) -> Result<RwLockReadGuard<'_, Image>, StoreError> {
-        self.image.read().map_err(|_| StoreError::Closed)
-    }
-}
-
 impl Store for EmbeddedStore {
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Entry>, StoreError>> {
         async move { Ok(self.shared.read()?.get(key).cloned()) }.boxed()
@@ -194,13 +177,7 @@ impl Store for EmbeddedStore {
         after: Option<&'a Key>,
         limit: usize,
     ) -> BoxFuture<'a, Result<Page, StoreError>> {
-        async move {
-            if !(1..=MAX_PAGE_ENTRIES).contains(&limit) {
-                return Err(StoreError::PageLimit { limit });
-            }
-            Ok(self.shared.read()?.page(prefix, after, limit))
-        }
-        .boxed()
+        async move { self.shared.page(prefix, after, limit) }.boxed()
     }
 
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Revision, StoreError>> {
@@ -208,19 +185,7 @@ impl Store for EmbeddedStore {
     }
 
     fn watch(&self, prefix: Prefix, from: Revision) -> BoxFuture<'_, Result<Watch, StoreError>> {
-        async move {
-            self.shared.read()?.check_watch(from)?;
-            let _watcher = self.metrics.watcher();
-            let seen = self.shared.progress.clone();
-            let position = Position { shared: Arc::clone(&self.shared), prefix, next: from, seen, _watcher };
-            Ok(Watch::new(stream::unfold(Some(position), |position| async {
-                let mut position = position?;
-                let batch = position.next().await;
-                let rest = batch.is_ok().then_some(position);
-                Some((batch, rest))
-            })))
-        }
-        .boxed()
+        async move { self.shared.watch(prefix, from, self.metrics.watcher()) }.boxed()
     }
 
     fn compact(&self, revision: Revision) -> BoxFuture<'_, Result<(), StoreError>> {
@@ -241,41 +206,5 @@ impl Store for EmbeddedStore {
 
     fn status(&self) -> BoxFuture<'_, Result<Status, StoreError>> {
         async move { Ok(self.shared.read()?.status()) }.boxed()
-    }
-}
-
-/// One watch: a place in the history.
-struct Position {
-    shared: Arc<Shared>,
-    prefix: Prefix,
-    next: Revision,
-    seen: watch::Receiver<Revision>,
-    /// Counts this watch for as long as it lives.
-    _watcher: Counted,
-}
-
-impl Position {
-    async fn next(&mut self) -> Result<EventBatch, StoreError> {
-        loop {
-            let newest = *self.seen.borrow_and_update();
-            let step = self.shared.read()?.step(&self.prefix, self.next);
-            match step {
-                Step::Batch(batch) => {
-                    self.next = batch.revision.next();
-                    return Ok(batch);
-                }
-                Step::Compacted { oldest } => {
-                    return Err(StoreError::Compacted { wanted: self.next, oldest });
-                }
-                Step::Nothing { next } if next <= newest => {
-                    self.next = next;
-                    tokio::task::yield_now().await;
-                }
-                Step::Nothing { next } => {
-                    self.next = next;
-                    self.seen.changed().await.map_err(|_| StoreError::Closed)?;
-                }
-            }
-        }
     }
 }

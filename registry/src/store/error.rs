@@ -97,6 +97,12 @@ pub enum StoreError {
         /// Why.
         source: Cause,
     },
+    /// The store turned out not to be the one that was known: nothing more is read into it or written (ETCD-07).
+    #[error("the store is refused: {source}")]
+    Refused {
+        /// Why.
+        source: Arc<super::etcd::OpenError>,
+    },
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
@@ -137,6 +143,7 @@ impl StoreError {
             | Self::PageLimit { .. } => code::OUT_OF_BOUNDS,
             Self::NoLease { .. } => code::NO_LEASE,
             Self::Ahead { .. } => code::STORE_BEHIND,
+            Self::Refused { source } => source.code(),
             Self::Closed => code::STORE_CLOSED,
         }
     }

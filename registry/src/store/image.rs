@@ -7,7 +7,8 @@
 //! The history doubles as the queue of every watch: a watch is a position in it, and one that
 //! falls behind the oldest kept commit is told so. Its bound is therefore the bound of all of them.
 //!
-//! Invariant: `history` holds one batch for each revision after `compacted`, up to `revision`.
+//! Invariant: `history` holds every commit after `compacted` that changed a key, in order, up to `revision`. The
+//! embedded store gives each commit the next number; in etcd, others' commits lie between.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
@@ -92,27 +93,33 @@ impl Image {
         {
             return Err("commits of the history are out of order");
         }
+        if saved.leases.iter().any(|(lease, _)| lease.0.get() > saved.last_lease) {
+            return Err("a lease is newer than the newest");
+        }
+        let leases: BTreeSet<LeaseId> = saved.leases.iter().map(|(lease, _)| *lease).collect();
+        for entry in &saved.entries {
+            if entry.mod_revision > saved.revision || entry.create_revision > entry.mod_revision {
+                return Err("an entry is newer than the store");
+            }
+            if entry.lease.is_some_and(|lease| !leases.contains(&lease)) {
+                return Err("an entry hangs on a lease that does not exist");
+            }
+        }
+        Ok(Self::of(saved))
+    }
+
+    /// Builds the image of what a backend vouches for. Leases that it does not list are not followed here.
+    pub(crate) fn of(saved: Saved) -> Self {
         let mut image = Self::empty(saved.id);
         image
             .leases
             .extend(saved.leases.into_iter().map(|(id, ttl)| (id, Lease { ttl, keys: BTreeSet::new() })));
-        if image.leases.keys().any(|lease| lease.0.get() > saved.last_lease) {
-            return Err("a lease is newer than the newest");
-        }
-        for entry in saved.entries {
-            if entry.mod_revision > saved.revision || entry.create_revision > entry.mod_revision {
-                return Err("an entry is newer than the store");
-            }
-            if entry.lease.is_some_and(|lease| !image.leases.contains_key(&lease)) {
-                return Err("an entry hangs on a lease that does not exist");
-            }
-            image.insert(entry);
-        }
+        saved.entries.into_iter().for_each(|entry| image.insert(entry));
         image.history_bytes = saved.history.iter().map(batch_bytes).sum();
         image.history = saved.history.into_iter().map(Arc::new).collect();
         (image.revision, image.compacted, image.last_lease) =
             (saved.revision, saved.compacted, saved.last_lease);
-        Ok(image)
+        image
     }
 
     /// Makes durable changes visible. They were drafted against this very image.
@@ -133,13 +140,12 @@ impl Image {
             self.history_bytes += batch_bytes(&batch);
             self.history.push_back(batch);
         }
-        while self.compacted < changes.compacted {
-            if let Some(batch) = self.history.pop_front() {
-                self.history_bytes -= batch_bytes(&batch);
-            }
-            self.compacted = self.compacted.next();
-        }
-        (self.revision, self.last_lease) = (changes.revision, changes.last_lease);
+        // Two of them may have been made from one image: nothing goes back.
+        self.compacted = self.compacted.max(changes.compacted);
+        let forgotten = self.history.partition_point(|batch| batch.revision <= self.compacted);
+        self.history_bytes -= self.history.drain(..forgotten).map(|batch| batch_bytes(&batch)).sum::<u64>();
+        self.revision = self.revision.max(changes.revision);
+        self.last_lease = self.last_lease.max(changes.last_lease);
     }
 
     fn insert(&mut self, entry: Entry) {
@@ -237,10 +243,10 @@ impl Image {
 
     /// Returns what a watch of `prefix` that has seen everything before `from` sees next.
     pub(crate) fn step(&self, prefix: &Prefix, from: Revision) -> Step {
-        let Some(skip) = from.0.checked_sub(self.compacted.0 + 1) else {
+        if from <= self.compacted {
             return Step::Compacted { oldest: self.compacted.next() };
-        };
-        let skip = usize::try_from(skip).unwrap_or(usize::MAX).min(self.history.len());
+        }
+        let skip = self.history.partition_point(|batch| batch.revision < from);
         for batch in self.history.range(skip..).take(MAX_STEP) {
             let events: Vec<Event> =
                 batch.events.iter().filter(|event| event.key().is_under(prefix)).cloned().collect();
@@ -248,8 +254,8 @@ impl Image {
                 return Step::Batch(EventBatch { revision: batch.revision, events });
             }
         }
-        let looked_at = (self.history.len() - skip).min(MAX_STEP) as u64;
-        Step::Nothing { next: Revision(from.0 + looked_at) }
+        let next = self.history.get(skip + MAX_STEP).map_or(self.revision.next(), |batch| batch.revision);
+        Step::Nothing { next: next.max(from) }
     }
 
     /// Whether a watch may start at `from`.

@@ -22,6 +22,12 @@ pub struct StoreMetrics {
     pub waiting: Gauge,
     /// Watches that are open.
     pub watches: Gauge,
+    /// Whether etcd is followed now; 0 while it is away, and for an embedded store.
+    pub connected: Gauge,
+    /// Times that everything was listed anew because history or events were missing.
+    pub relists: Counter,
+    /// Transactions whose answer was lost, and whose fate was then found out.
+    pub in_doubt: Counter,
 }
 
 impl Default for StoreMetrics {
@@ -36,6 +42,9 @@ impl Default for StoreMetrics {
             bytes: Gauge::default(),
             waiting: Gauge::default(),
             watches: Gauge::default(),
+            connected: Gauge::default(),
+            relists: Counter::default(),
+            in_doubt: Counter::default(),
         }
     }
 }
@@ -61,6 +70,9 @@ impl StoreMetrics {
         );
         registry.register("store_waiting", "Writes waiting for the store", self.waiting.clone());
         registry.register("store_watches", "Open watches of the store", self.watches.clone());
+        registry.register("store_connected", "Whether etcd is followed now", self.connected.clone());
+        registry.register("store_relists", "Times that etcd was listed anew", self.relists.clone());
+        registry.register("store_in_doubt", "Writes to etcd whose answer was lost", self.in_doubt.clone());
     }
 
     /// Counts a write for as long as the result lives.
@@ -114,6 +126,9 @@ mod tests {
             "weft_registry_store_size_bytes 0",
             "weft_registry_store_waiting 1",
             "weft_registry_store_watches 0",
+            "weft_registry_store_connected 0",
+            "weft_registry_store_relists_total 0",
+            "weft_registry_store_in_doubt_total 0",
         ] {
             assert!(text.contains(line), "{line} is missing in:\n{text}");
         }

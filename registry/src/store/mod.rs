@@ -1,7 +1,7 @@
 //! The registry's memory: records with revisions, transactions, watches and leases.
 //!
 //! Owns the contract, [`Store`], and what both sides of it mean by the words; [`embedded`] keeps
-//! it with redb on one host. The words are etcd's: one global [`Revision`] that every commit
+//! it with redb on one host, [`etcd`] in an etcd cluster. The words are etcd's: one global [`Revision`] that every commit
 //! advances, and for each key its creation, its last change and its version since creation.
 //! What a value says, who may write it, and which keys exist belongs to the services above.
 //!
@@ -17,7 +17,9 @@
 //! - When the disk fails, writes fail, reads go on, and nothing acknowledged is lost.
 
 pub mod embedded;
+pub mod etcd;
 pub mod metrics;
+pub mod transfer;
 
 mod draft;
 mod error;
@@ -26,6 +28,7 @@ mod key;
 mod lease;
 mod mirror;
 mod record;
+mod shared;
 mod txn;
 
 #[cfg(test)]
@@ -223,7 +226,8 @@ pub struct Watch {
 impl Watch {
     /// Wraps what a backend delivers, which must keep the promises of this module.
     pub(crate) fn new(batches: impl Stream<Item = Result<EventBatch, StoreError>> + Send + 'static) -> Self {
-        Self { batches: batches.boxed() }
+        // Whoever asks an ended watch again, however often, hears that it has ended.
+        Self { batches: batches.fuse().boxed() }
     }
 
     /// Waits for the next commit that touches the prefix. Cancel-safe.

@@ -15,8 +15,9 @@ use super::record::Revision;
 /// The largest value, in bytes (security.md 9.3: registry object).
 pub const MAX_VALUE_BYTES: usize = 256 * 1024;
 
-/// The most comparisons, and the most operations, in one transaction (etcd's `--max-txn-ops`).
-pub const MAX_TXN_OPS: usize = 128;
+/// The most comparisons, and the most operations, in one transaction: etcd's `--max-txn-ops` of 128 less the one with
+/// which the store over etcd learns whether a transaction was applied (ETCD-10).
+pub const MAX_TXN_OPS: usize = 127;
 
 /// The largest transaction, in bytes of keys and values together. etcd refuses requests above
 /// 1.5 MiB; a transaction that one backend takes must not be refused by the other.

@@ -18,6 +18,7 @@ pub struct Builder {
     manifests: Vec<String>,
     disks: Vec<(String, u64)>,
     clocks: BTreeMap<String, i64>,
+    etcd: bool,
     server_lines: String,
     agent_lines: String,
 }
@@ -115,6 +116,13 @@ impl Builder {
         self
     }
 
+    /// Keeps the mesh in a real etcd on the server's host, which starts before the server.
+    #[must_use]
+    pub fn etcd(mut self) -> Self {
+        self.etcd = true;
+        self
+    }
+
     /// Adds a line to `server.yaml`.
     #[must_use]
     pub fn server_line(mut self, line: &str) -> Self {
@@ -146,8 +154,14 @@ impl Builder {
             |(host, size): &(String, u64)| (host.clone(), Disk::new(&state_dir(network.host(host)), *size));
         let disks = self.disks.iter().map(disk).collect();
         let clocks = self.clocks.keys().cloned().collect();
-        let mut mesh = Mesh { agents: BTreeMap::new(), server: None, disks, clocks, network, binary };
-        write(&server_config(mesh.host(CTL)), &self.server_yaml(mesh.host(CTL)));
+        let mut mesh =
+            Mesh { agents: BTreeMap::new(), server: None, etcd: None, disks, clocks, network, binary };
+        let server_yaml = self.server_yaml(mesh.host(CTL));
+        write(&server_config(mesh.host(CTL)), &server_yaml);
+        if self.etcd {
+            mesh.start_etcd();
+            mesh.use_etcd();
+        }
         mesh.start_server();
         mesh.wait_for_server();
         if !self.manifests.is_empty() {

@@ -19,7 +19,7 @@ pub(crate) async fn values_end_at_256_kib(mut backend: impl Backend) {
     assert_eq!(revision(&*store).await, before);
 }
 
-pub(crate) async fn transactions_end_at_128_operations_and_1_mib(mut backend: impl Backend) {
+pub(crate) async fn transactions_end_at_127_operations_and_1_mib(mut backend: impl Backend) {
     let store = backend.open().await;
     let puts = |count| (0..count).map(|number| put_op(&format!("/k/{number}"), "v")).collect::<Vec<_>>();
     let absent =
@@ -30,7 +30,7 @@ pub(crate) async fn transactions_end_at_128_operations_and_1_mib(mut backend: im
     assert_eq!(names(&*store).await.len(), MAX_TXN_OPS);
     for (compares, ops) in [(absent(MAX_TXN_OPS + 1), vec![]), (vec![], puts(MAX_TXN_OPS + 1))] {
         let error = store.txn(compares, ops).await.unwrap_err();
-        assert!(matches!(error, StoreError::TxnTooLong { ops: 129 }), "{error}");
+        assert!(matches!(error, StoreError::TxnTooLong { ops: 128 }), "{error}");
     }
 
     let large = |bytes| {

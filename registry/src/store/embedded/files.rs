@@ -109,7 +109,7 @@ fn owner(process: Option<u32>) -> String {
 type Build = Box<dyn Fn(File) -> Result<Database, DatabaseError> + Send>;
 
 /// See the module.
-pub(super) struct Files {
+pub(in crate::store) struct Files {
     directory: PathBuf,
     build: Build,
     lock: Option<File>,
@@ -117,7 +117,7 @@ pub(super) struct Files {
 
 impl Files {
     /// Returns the files in `directory`, which need not exist yet.
-    pub(super) fn new(directory: PathBuf) -> Self {
+    pub(in crate::store) fn new(directory: PathBuf) -> Self {
         let build = |file| Builder::new().set_cache_size(PAGE_CACHE_BYTES).create_file(file);
         Self::with_database(directory, Box::new(build))
     }
@@ -133,7 +133,7 @@ impl Files {
     }
 
     /// Creates the directory if need be and takes the lock, which is held until `self` is dropped.
-    pub(super) fn claim(&mut self) -> Result<(), OpenError> {
+    pub(in crate::store) fn claim(&mut self) -> Result<(), OpenError> {
         let directory = self.directory.clone();
         let refused = |source| OpenError::Directory { directory: directory.clone(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(refused)?;

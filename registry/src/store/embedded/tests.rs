@@ -49,8 +49,15 @@ impl Host {
 }
 
 impl Backend for Host {
+    const IN_HAND: bool = true;
+
     async fn open(&mut self) -> Arc<dyn Store> {
         Arc::new(self.open_here().await)
+    }
+
+    async fn disturb(&mut self, store: Arc<dyn Store>, _roll: u32) -> Arc<dyn Store> {
+        drop(store);
+        self.open().await
     }
 
     async fn pass(&mut self, store: &dyn Store, period: Duration) {

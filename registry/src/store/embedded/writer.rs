@@ -6,7 +6,7 @@
 //! then acknowledged. If the disk fails, the whole group fails, because later verdicts rest on
 //! earlier ones.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -14,8 +14,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::super::draft::{Bounds, Changes, Draft};
 use super::super::lease::Deadlines;
 use super::super::metrics::StoreMetrics;
+use super::super::shared::Shared;
 use super::super::{LeaseId, Revision, StoreError, Ttl, Txn};
-use super::Shared;
 use super::disk::Disk;
 use crate::clock::Clock;
 
@@ -123,8 +123,8 @@ impl Writer {
     ) -> Self {
         let now = clock.uptime();
         let mut deadlines = Deadlines::default();
-        for (lease, ttl) in shared.image.read().unwrap_or_else(PoisonError::into_inner).leases() {
-            deadlines.renew(lease, ttl, now);
+        if let Ok(image) = shared.read() {
+            image.leases().for_each(|(lease, ttl)| deadlines.renew(lease, ttl, now));
         }
         let writer = Self { shared, disk, bounds, clock, signals, metrics, deadlines, pause: None };
         writer.report();
@@ -148,7 +148,7 @@ impl Writer {
     /// Decides, writes, shows and answers one group of requests.
     fn group(&mut self, first: Request, queue: &mut mpsc::Receiver<Request>) -> Next {
         let shared = Arc::clone(&self.shared);
-        let Ok(image) = shared.image.read() else { return Next::Stop(None) };
+        let Ok(image) = shared.read() else { return Next::Stop(None) };
         let mut group = Group {
             draft: Draft::new(&image, self.bounds),
             verdicts: Verdicts::default(),
@@ -262,9 +262,7 @@ impl Writer {
             }
         }
         let revision = changes.revision;
-        if let Ok(mut image) = self.shared.image.write() {
-            image.apply(changes);
-        }
+        self.shared.apply(changes);
         self.signals.progress.send_if_modified(|seen| std::mem::replace(seen, revision) != revision);
     }
 
@@ -273,7 +271,7 @@ impl Writer {
         let next_end = self.deadlines.next();
         let retry = self.pause.as_ref().map(|(until, _)| *until);
         self.signals.wake.send_replace(next_end.max(next_end.and(retry)));
-        if let Ok(image) = self.shared.image.read() {
+        if let Ok(image) = self.shared.read() {
             let status = image.status();
             self.metrics.revision.set(i64::try_from(status.revision.0).unwrap_or(i64::MAX));
             self.metrics.bytes.set(i64::try_from(status.bytes).unwrap_or(i64::MAX));
