@@ -1,6 +1,6 @@
-//! `weft server run`: the control plane in the foreground.
+//! `weft server run`: the control plane in the foreground; its audit log.
 
-use std::{process::ExitCode, time::Duration};
+use std::{path::Path, process::ExitCode, time::Duration};
 
 use tracing::info;
 use weft_registry::server::Server;
@@ -12,15 +12,23 @@ use crate::{
         groups::{ServerArgs, ServerCommand},
     },
     error::{CliError, Exit},
+    observe::audit::audit,
     output::Output,
 };
 
 /// How long open calls may take to end after SIGTERM.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Runs the server until SIGINT or SIGTERM.
+/// Dispatches `weft server …`.
 pub(crate) fn server(args: &ServerArgs, global: &Global, output: &Output) -> Result<ExitCode, CliError> {
-    let ServerCommand::Run { config } = &args.command;
+    match &args.command {
+        ServerCommand::Run { config } => run(config, global, output),
+        ServerCommand::Audit { command } => audit(command, global, output),
+    }
+}
+
+/// Runs the server until SIGINT or SIGTERM.
+fn run(config: &Path, global: &Global, output: &Output) -> Result<ExitCode, CliError> {
     logs::start(global);
     secrecy::close_memory()?;
     let text = std::fs::read_to_string(config).map_err(|e| CliError::file(config, &e))?;
