@@ -24,7 +24,7 @@ use weft_registry::roles::{Caller, Role, Source};
 use weft_registry::store::embedded::{EmbeddedStore, Settings};
 use weft_registry::store::metrics::StoreMetrics;
 use weft_registry::store::{Expected, Store};
-use weft_registry::{keeper, layout};
+use weft_registry::{audit, keeper, layout};
 
 /// What is in the mesh before anybody asks.
 const SHOP: &str = include_str!("shop.yaml");
@@ -77,7 +77,12 @@ async fn core(directory: &std::path::Path) -> (Core, watch::Sender<Arc<TrustBund
     world.wait_for(last.expect("the shop has objects")).await;
     let empty = TrustBundle::new(domain.clone(), Vec::new(), 1).expect("an empty bundle");
     let (bundle, told) = watch::channel(Arc::new(empty));
+    let log = audit::Settings::in_directory(directory.join("audit"));
+    let opened = audit::open(log, Arc::clone(&store), clock.clone(), "one", Arc::clone(&metrics)).await;
+    let (audit, writing) = opened.expect("a new log");
+    tokio::task::spawn(writing);
     let core = Core {
+        audit,
         store,
         clock,
         trust_domain: domain,

@@ -21,6 +21,7 @@ use weft_policy::{
 
 use crate::{
     core::Core,
+    history::{Draft, Head, Standing, Touching, Verb},
     layout,
     management::ManagementService,
     refusal::catalogued,
@@ -34,6 +35,12 @@ pub enum BootstrapError {
     /// The store cannot be written.
     #[error("the store: {0}")]
     Store(#[from] StoreError),
+    /// The number of the newest change cannot be read.
+    #[error("{}", fault.what)]
+    History {
+        /// Why.
+        fault: Box<Fault>,
+    },
     /// A manifest cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     File {
@@ -58,6 +65,7 @@ impl BootstrapError {
     pub fn fault(&self) -> Fault {
         match self {
             Self::Store(error) => catalogued(error.code(), self.to_string()),
+            Self::History { fault } => fault.as_ref().clone(),
             Self::File { .. } => catalogued(code::FILE_UNUSABLE, self.to_string()),
             Self::Refused { path, fault } => fault.as_ref().clone().why(format!("in {}", path.display())),
         }
@@ -85,7 +93,7 @@ pub async fn run(
 }
 
 /// A new store denies everything: to callers inside, and to the outside.
-async fn write_mesh(core: &Core) -> Result<(), StoreError> {
+async fn write_mesh(core: &Core) -> Result<(), BootstrapError> {
     let mesh = Resource::Mesh(Mesh {
         metadata: Metadata {
             namespace: None,
@@ -98,14 +106,29 @@ async fn write_mesh(core: &Core) -> Result<(), StoreError> {
         default_authorization: DefaultAuthorization::Deny,
         egress: EgressMode::Deny,
     });
-    let (key, guard) = (layout::resource(&mesh.key()), layout::guard());
-    let put = |key, value| Op::Put { key, value, lease: None };
-    let ops = vec![put(key.clone(), record::encode_resource(&mesh).into()), put(guard, bytes::Bytes::new())];
-    match core.store.txn(vec![Compare::Absent(key)], ops).await {
+    let key = layout::resource(&mesh.key());
+    if core.store.get(&key).await?.is_some() {
+        return Ok(());
+    }
+    let head = Head::read(&*core.store)
+        .await
+        .map_err(|refusal| BootstrapError::History { fault: Box::new(refusal.faults()[0].clone()) })?;
+    let value: bytes::Bytes = record::encode_resource(&mesh).into();
+    let touching = Touching { key: mesh.key(), before: Standing::Nothing, after: Some(value.clone()) };
+    let draft = Draft {
+        author: format!("server {}", core.instance),
+        reason: "the first start of the mesh".to_owned(),
+        verb: Verb::Start,
+        of: None,
+        objects: vec![touching],
+    };
+    let mut ops = vec![Op::Put { key: key.clone(), value, lease: None }, head.advance()];
+    ops.extend(draft.ops(head.next(), core.clock.now(), true));
+    match core.store.txn(vec![Compare::Absent(key), head.compare()], ops).await {
         Ok(revision) => core.world.wait_for(revision).await,
-        // There is one: this is not the first start.
+        // Another server was faster.
         Err(StoreError::Conflict(_)) => {}
-        Err(error) => return Err(error),
+        Err(error) => return Err(error.into()),
     }
     Ok(())
 }
@@ -132,7 +155,8 @@ async fn apply(management: &ManagementService, path: &Path) -> Result<(), Bootst
     let document = |resource| Document { json: manifest::to_json(resource).to_string().into_bytes() };
     let documents = resources.iter().map(document).collect();
     let reason = format!("manifest {}", path.display());
-    let mut request = Request::new(ApplyRequest { documents, dry_run: false, reason });
+    let mut request =
+        Request::new(ApplyRequest { documents, reason, force: true, ..ApplyRequest::default() });
     request.extensions_mut().insert(Caller {
         identity: None,
         role: Role::Admin,

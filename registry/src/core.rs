@@ -13,8 +13,8 @@ use weft_identity::{bundle::TrustBundle, spiffe::TrustDomain};
 use weft_policy::name::ClusterName;
 
 use crate::{
-    alarms::Alarms, clock::Clock, keeper::WorldHandle, metrics::RegistryMetrics, presence::Presence,
-    refusal::Refusal, roles::Caller, shared_uid::SharedUid, store::Store,
+    alarms::Alarms, audit::Audit, clock::Clock, keeper::WorldHandle, metrics::RegistryMetrics,
+    presence::Presence, refusal::Refusal, roles::Caller, shared_uid::SharedUid, store::Store,
 };
 
 /// The version that is told to agents and people.
@@ -43,6 +43,8 @@ pub struct Core {
     pub metrics: Arc<RegistryMetrics>,
     /// What points at an attack.
     pub alarms: Arc<Alarms>,
+    /// Where it is written who called what.
+    pub audit: Audit,
     /// The most objects of one page of a list; 500.
     pub list_page: usize,
     /// Whether a workload may run as the server's own user.

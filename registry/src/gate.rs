@@ -40,6 +40,10 @@ use weft_policy::{
 
 use crate::{
     alarms::{Alarm, Alarms},
+    audit::{
+        Audit,
+        chain::{Event, Outcome},
+    },
     clock::Clock,
     keeper::WorldHandle,
     refusal::{Refusal, catalogued},
@@ -62,6 +66,7 @@ struct Inner {
     bundles: BundleSlot,
     metrics: GateMetrics,
     alarms: Arc<Alarms>,
+    audit: Audit,
     own_uid: u32,
     per_client: u32,
     open: Mutex<HashMap<ClientKey, u32>>,
@@ -106,6 +111,8 @@ pub struct Settings {
     pub metrics: GateMetrics,
     /// What points at an attack.
     pub alarms: Arc<Alarms>,
+    /// Where refusals are written down.
+    pub audit: Audit,
     /// Calls that one client may have open.
     pub per_client: u32,
 }
@@ -114,7 +121,8 @@ impl Gate {
     /// A gate for callers of this process's own user, root, and those who have certificates.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        let Settings { table, clock, world, trust_domain, bundles, metrics, alarms, per_client } = settings;
+        let Settings { table, clock, world, trust_domain, bundles, metrics, alarms, audit, per_client } =
+            settings;
         let own_uid = geteuid().as_raw();
         let (open, judged) = (Mutex::default(), Mutex::default());
         let inner = Inner {
@@ -125,6 +133,7 @@ impl Gate {
             bundles,
             metrics,
             alarms,
+            audit,
             own_uid,
             per_client,
             open,
@@ -137,9 +146,14 @@ impl Gate {
     fn admit<B>(&self, request: &Request<B>) -> Result<(Caller, Place), Refusal> {
         let path = request.uri().path();
         let access = self.inner.table.get(path).copied().ok_or_else(unimplemented)?;
-        let caller = self.inner.caller(request)?;
+        let caller = self.inner.caller(request).inspect_err(|refusal| {
+            self.inner.audit.refused(unproven(request, refusal));
+        })?;
         if !access.allows(&caller) {
-            return Err(self.inner.denied(&caller, access, path));
+            let refusal = self.inner.denied(&caller, access, path);
+            let event = Event::of(&caller, path, Outcome::Denied);
+            self.inner.audit.refused(Event { code: refusal.faults()[0].code.to_string(), ..event });
+            return Err(refusal);
         }
         let place = self.take(&caller)?;
         Ok((caller, place))
@@ -275,6 +289,16 @@ impl Drop for Place {
             }
         }
     }
+}
+
+/// What is written down of a caller whose proof does not hold: what it claims to be.
+fn unproven<B>(request: &Request<B>, refusal: &Refusal) -> Event {
+    let info = request.extensions().get::<ConnectInfo>();
+    let peer = info.and_then(|info| info.peer.as_ref());
+    let who = peer.map_or_else(|| "nobody".to_owned(), |peer| format!("{}, not proven", peer.id));
+    let event = Event::unknown(&who, request.uri().path(), Outcome::Denied);
+    let from = info.map(|info| info.remote_addr.to_string()).unwrap_or_default();
+    Event { from, code: refusal.faults()[0].code.to_string(), ..event }
 }
 
 fn unimplemented() -> Refusal {

@@ -28,6 +28,7 @@ use weft_identity::{spiffe::SpiffeId, tls::PeerIdentity};
 
 use crate::{
     clock::Clock,
+    confirmation,
     core::{Authority, Tokens},
     discovery::DiscoveryService,
     management::ManagementService,
@@ -52,15 +53,21 @@ impl Plane {
     }
 
     pub(crate) async fn with_clock(clock: Clock) -> Self {
-        let rig = Rig::with_clock(clock).await;
+        Self::over(Rig::with_clock(clock).await)
+    }
+
+    /// The services over a core that runs.
+    pub(crate) fn over(rig: Rig) -> Self {
         let core = Arc::clone(&rig.core);
+        let mut servers = JoinSet::new();
+        servers.spawn(confirmation::keep::run(Arc::clone(&core)));
         Self {
             management: ManagementService::new(Arc::clone(&core), Arc::new(Nothing), Arc::new(Nothing)),
             discovery: DiscoveryService::new(core),
             rig,
             sockets: tempfile::tempdir().unwrap(),
             count: AtomicUsize::new(0),
-            servers: Mutex::default(),
+            servers: Mutex::new(servers),
         }
     }
 

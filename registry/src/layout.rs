@@ -6,7 +6,10 @@
 //! mesh/labels/<label>                               which workload has that endpoint label
 //! mesh/nodes/<node>                                 what is known of an agent
 //! mesh/users/<name>                                 which role a person has
-//! guard/resources                                   written by every change of resources
+//! guard/resources                                   the number of the newest change of resources
+//! changes/<number>  replaced/<number>/<part>        what each change was, and what it replaced
+//! audit/<server>                                    where the audit log of a server ends
+//! unconfirmed/<number>                              changes that are taken back unless they are confirmed
 //! tokens/<sha-256>  issued/<serial>  certified/<key>  renewals/<node>  bundle/<trust domain>
 //! ```
 //!
@@ -29,6 +32,8 @@ const REGISTRATIONS: &str = "mesh/registrations/";
 const LABELS: &str = "mesh/labels/";
 const NODES: &str = "mesh/nodes/";
 const USERS: &str = "mesh/users/";
+const CHANGES: &str = "changes/";
+const UNCONFIRMED: &str = "unconfirmed/";
 
 /// What a key of the mirrored part names.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -110,6 +115,49 @@ pub fn users() -> Prefix {
 #[must_use]
 pub fn guard() -> Key {
     key("guard/resources")
+}
+
+/// The key of a change in the history. Twenty digits hold every number, so keys are in the order of the numbers.
+#[must_use]
+pub fn change(number: u64) -> Key {
+    key(&format!("{CHANGES}{number:020}"))
+}
+
+/// Selects every change of the history.
+#[must_use]
+pub fn changes() -> Prefix {
+    prefix(CHANGES)
+}
+
+/// The number of the change that stands under a key of the history.
+#[must_use]
+pub fn change_number(key: &Key) -> Option<u64> {
+    let digits = key.as_str().strip_prefix(CHANGES).or_else(|| key.as_str().strip_prefix(UNCONFIRMED))?;
+    digits.parse().ok()
+}
+
+/// The key of one part of what a change replaced.
+#[must_use]
+pub fn replaced(number: u64, part: usize) -> Key {
+    key(&format!("replaced/{number:020}/{part:03}"))
+}
+
+/// The key of a change that waits for its confirmation.
+#[must_use]
+pub fn unconfirmed(number: u64) -> Key {
+    key(&format!("{UNCONFIRMED}{number:020}"))
+}
+
+/// Selects every change that waits for its confirmation.
+#[must_use]
+pub fn all_unconfirmed() -> Prefix {
+    prefix(UNCONFIRMED)
+}
+
+/// The key that says where the audit log of a server ends. The name of a server is one segment of a SPIFFE ID's path.
+#[must_use]
+pub fn audit_anchor(instance: &str) -> Key {
+    key(&format!("audit/{instance}"))
 }
 
 /// The key of a token, by the SHA-256 of its secret.
@@ -249,8 +297,20 @@ mod tests {
     }
 
     #[test]
+    fn changes_are_in_the_order_of_their_numbers() {
+        let numbers = [0, 9, 10, 99, u64::MAX];
+        let keys = numbers.map(change);
+        assert!(keys.is_sorted_by(|one, next| one.as_str() < next.as_str()));
+        assert_eq!(keys.map(|key| change_number(&key)), numbers.map(Some));
+        assert_eq!(change_number(&unconfirmed(7)), Some(7));
+        assert_eq!(change_number(&guard()), None);
+    }
+
+    #[test]
     fn what_only_grows_is_not_mirrored() {
-        for key in [token(&[7; 32]), issued(&[1, 2]), bundle(&"corp.example".parse().unwrap()), guard()] {
+        let of_changes = [guard(), change(7), replaced(7, 0), unconfirmed(7)];
+        let others = [token(&[7; 32]), issued(&[1, 2]), bundle(&"corp.example".parse().unwrap())];
+        for key in of_changes.into_iter().chain(others) {
             assert!(!key.is_under(&mesh()), "{key}");
         }
         assert_eq!(issued(&[0xab; 64]), issued(&[0xab; 20]));

@@ -11,15 +11,18 @@
 
 pub mod alarms;
 pub mod attest;
+pub mod audit;
 pub mod authority;
 pub mod bootstrap;
 pub mod catalog;
 pub mod clock;
 pub mod config;
+pub mod confirmation;
 pub mod core;
 pub mod discovery;
 pub mod enrollment;
 pub mod gate;
+pub mod history;
 pub mod identity_service;
 pub mod issuance;
 pub mod issuer;

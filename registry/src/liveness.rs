@@ -59,6 +59,12 @@ impl Standings {
             Standing::Confirmed
         }
     }
+
+    /// Whether a workload is vouched for.
+    #[must_use]
+    pub fn is_confirmed(&self, workload: &Scoped) -> bool {
+        !self.unconfirmed.contains(workload)
+    }
 }
 
 /// Judges every workload at uptime `now`, on a server that serves since uptime `serving`. Also says when the next

@@ -5,26 +5,33 @@
 
 mod admission;
 mod apply;
+mod audit_log;
+mod called;
 mod change;
 mod check;
 mod delete;
+mod lockout;
 mod loosening;
 mod query;
+mod revisions;
+mod rollback;
 mod status;
+pub(crate) mod unconfirmed;
 mod watch;
 
 use std::sync::Arc;
 
 use futures_util::stream::BoxStream;
 use tonic::{Request, Response, Status};
-use tracing::info;
 use weft_api::{
     channel::MAX_MESSAGE_BYTES,
     pb::management::{
-        ApplyRequest, ApplyResponse, CheckPolicyRequest, CheckPolicyResponse, CreateTokenRequest,
-        CreateTokenResponse, DeleteRequest, DeleteResponse, GetRequest, GetResponse, ListRequest,
+        ApplyRequest, ApplyResponse, CheckPolicyRequest, CheckPolicyResponse, ConfirmRequest,
+        ConfirmResponse, CreateTokenRequest, CreateTokenResponse, DeleteRequest, DeleteResponse, GetRequest,
+        GetResponse, HistoryRequest, HistoryResponse, ListAuditRequest, ListAuditResponse, ListRequest,
         ListResponse, ListTokensRequest, ListTokensResponse, RevokeTokenRequest, RevokeTokenResponse,
-        ShowAuthorityRequest, ShowAuthorityResponse, StatusRequest, StatusResponse, WatchEvent, WatchRequest,
+        RollbackRequest, ShowAuthorityRequest, ShowAuthorityResponse, StatusRequest, StatusResponse,
+        VerifyAuditRequest, VerifyAuditResponse, WatchEvent, WatchRequest,
         management_server::{Management, ManagementServer},
     },
 };
@@ -34,6 +41,7 @@ use weft_policy::{
     name::Namespace,
 };
 
+use self::called::Call;
 use crate::{
     core::{Authority, Core, Tokens},
     refusal::{Refusal, catalogued},
@@ -80,88 +88,156 @@ impl Management for ManagementService {
     type WatchStream = BoxStream<'static, Result<WatchEvent, Status>>;
 
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyResponse>, Status> {
-        let caller = caller(&request)?;
-        let _turn = self.changes.lock().await;
-        let answer = apply::apply(&self.core, &caller, request.into_inner()).await;
-        audited(&caller, "Apply", answer)
+        let (caller, request) = opened(request)?;
+        let call = Call::change("Apply", !request.dry_run, &request.reason);
+        let call = call.about(called::named(&request.documents));
+        self.changing(&caller, call, apply::apply(&self.core, &caller, request)).await
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
-        let caller = caller(&request)?;
-        Ok(Response::new(query::get(&self.core, &caller, &request.into_inner())?))
+        let (caller, request) = opened(request)?;
+        let call = Call::read("Get").about(called::refs(request.r#ref.as_slice()));
+        self.reading(&caller, call, async { query::get(&self.core, &caller, &request) }).await
     }
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
-        let caller = caller(&request)?;
-        Ok(Response::new(query::list(&self.core, &caller, &request.into_inner())?))
+        let (caller, request) = opened(request)?;
+        let call = Call::read("List").about([called::scope(&request.kind, &request.namespace)]);
+        self.reading(&caller, call, async { query::list(&self.core, &caller, &request) }).await
     }
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let caller = caller(&request)?;
-        let request = request.into_inner();
-        Ok(Response::new(watch::watch(&self.core, &self.watches, caller, request).await?))
+        let (caller, request) = opened(request)?;
+        let call = Call::read("Watch").about([called::scope(&request.kind, &request.namespace)]);
+        let watching = watch::watch(&self.core, &self.watches, caller.clone(), request);
+        self.reading(&caller, call, watching).await
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
-        let caller = caller(&request)?;
-        let _turn = self.changes.lock().await;
-        let answer = delete::delete(&self.core, &caller, request.into_inner()).await;
-        audited(&caller, "Delete", answer)
+        let (caller, request) = opened(request)?;
+        let call = Call::change("Delete", !request.dry_run, &request.reason);
+        let call = call.about(called::refs(&request.refs));
+        self.changing(&caller, call, delete::delete(&self.core, &caller, request)).await
     }
 
     async fn check_policy(
         &self,
         request: Request<CheckPolicyRequest>,
     ) -> Result<Response<CheckPolicyResponse>, Status> {
-        let caller = caller(&request)?;
-        Ok(Response::new(check::check(&self.core, &caller, &request.into_inner())?))
+        let (caller, request) = opened(request)?;
+        let call = Call::read("CheckPolicy").about([called::subject("Service", &request.service)]);
+        self.reading(&caller, call, async { check::check(&self.core, &caller, &request) }).await
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
-        let caller = caller(&request)?;
-        require(&caller, Role::Viewer)?;
-        Ok(Response::new(status::status(&self.core, &caller, self.authority.as_ref())))
+        let (caller, _) = opened(request)?;
+        let work = async {
+            require(&caller, Role::Viewer)?;
+            Ok(status::status(&self.core, &caller, self.authority.as_ref()).await)
+        };
+        self.reading(&caller, Call::read("Status"), work).await
     }
 
     async fn create_token(
         &self,
         request: Request<CreateTokenRequest>,
     ) -> Result<Response<CreateTokenResponse>, Status> {
-        let caller = caller(&request)?;
-        let answer = match admin(&caller) {
-            Ok(()) => self.tokens.create(&caller, request.into_inner()).await,
-            Err(refusal) => Err(refusal),
+        let (caller, request) = opened(request)?;
+        let subject = [called::subject("agent", &request.node), called::subject("user", &request.user)];
+        let call = Call::change("CreateToken", true, "").about(subject);
+        let work = async {
+            admin(&caller)?;
+            self.tokens.create(&caller, request).await
         };
-        audited(&caller, "CreateToken", answer)
+        self.changing(&caller, call, work).await
     }
 
     async fn list_tokens(
         &self,
         request: Request<ListTokensRequest>,
     ) -> Result<Response<ListTokensResponse>, Status> {
-        admin(&caller(&request)?)?;
-        Ok(Response::new(self.tokens.list().await?))
+        let (caller, _) = opened(request)?;
+        let work = async {
+            admin(&caller)?;
+            self.tokens.list().await
+        };
+        self.reading(&caller, Call::read("ListTokens"), work).await
     }
 
     async fn revoke_token(
         &self,
         request: Request<RevokeTokenRequest>,
     ) -> Result<Response<RevokeTokenResponse>, Status> {
-        let caller = caller(&request)?;
-        let answer = match admin(&caller) {
-            Ok(()) => self.tokens.revoke(&caller, &request.into_inner().id).await,
-            Err(refusal) => Err(refusal),
+        let (caller, request) = opened(request)?;
+        let call = Call::change("RevokeToken", true, "").about([called::subject("token", &request.id)]);
+        let work = async {
+            admin(&caller)?;
+            self.tokens.revoke(&caller, &request.id).await.map(|()| RevokeTokenResponse {})
         };
-        audited(&caller, "RevokeToken", answer.map(|()| RevokeTokenResponse {}))
+        self.changing(&caller, call, work).await
     }
 
     async fn show_authority(
         &self,
         request: Request<ShowAuthorityRequest>,
     ) -> Result<Response<ShowAuthorityResponse>, Status> {
-        require(&caller(&request)?, Role::Viewer)?;
-        Ok(Response::new(self.authority.show()))
+        let (caller, _) = opened(request)?;
+        let work = async { require(&caller, Role::Viewer).map(|()| self.authority.show()) };
+        self.reading(&caller, Call::read("ShowAuthority"), work).await
     }
+
+    async fn history(&self, request: Request<HistoryRequest>) -> Result<Response<HistoryResponse>, Status> {
+        let (caller, request) = opened(request)?;
+        let call = Call::read("History").about(called::refs(request.r#ref.as_slice()));
+        self.reading(&caller, call, revisions::history(&self.core, &caller, &request)).await
+    }
+
+    async fn rollback(&self, request: Request<RollbackRequest>) -> Result<Response<ApplyResponse>, Status> {
+        let (caller, request) = opened(request)?;
+        let call = Call::change("Rollback", !request.dry_run, &request.reason);
+        let call = call.about(called::refs(&request.refs));
+        self.changing(&caller, call, rollback::rollback(&self.core, &caller, request)).await
+    }
+
+    async fn confirm(&self, request: Request<ConfirmRequest>) -> Result<Response<ConfirmResponse>, Status> {
+        let (caller, request) = opened(request)?;
+        let what = if request.abort { "abort of change" } else { "change" };
+        let call = Call::change("Confirm", true, "").about([format!("{what} {}", request.change)]);
+        let work = async {
+            require(&caller, Role::Editor)?;
+            unconfirmed::confirm(&self.core, &caller, &request).await
+        };
+        self.changing(&caller, call, work).await
+    }
+
+    async fn list_audit(
+        &self,
+        request: Request<ListAuditRequest>,
+    ) -> Result<Response<ListAuditResponse>, Status> {
+        let (caller, request) = opened(request)?;
+        let work = async {
+            admin(&caller)?;
+            audit_log::list(&self.core, &request).await
+        };
+        self.reading(&caller, Call::read("ListAudit"), work).await
+    }
+
+    async fn verify_audit(
+        &self,
+        request: Request<VerifyAuditRequest>,
+    ) -> Result<Response<VerifyAuditResponse>, Status> {
+        let (caller, _) = opened(request)?;
+        let work = async {
+            admin(&caller)?;
+            audit_log::verify(&self.core).await
+        };
+        self.reading(&caller, Call::read("VerifyAudit"), work).await
+    }
+}
+
+/// A request and who sent it.
+fn opened<T>(request: Request<T>) -> Result<(Caller, T), Refusal> {
+    Ok((caller(&request)?, request.into_inner()))
 }
 
 /// Who sent a request, as the layer in front of all services found out. A request that did not pass it is refused.
@@ -183,7 +259,12 @@ fn require(caller: &Caller, role: Role) -> Result<(), Refusal> {
 
 /// Refuses everybody but admins of the whole mesh.
 fn admin(caller: &Caller) -> Result<(), Refusal> {
-    if caller.role_in(None) >= Role::Admin { Ok(()) } else { Err(lacks(Role::Admin, None)) }
+    require_everywhere(caller, Role::Admin)
+}
+
+/// Refuses a caller whose role for the whole mesh is less than `role`.
+fn require_everywhere(caller: &Caller, role: Role) -> Result<(), Refusal> {
+    if caller.role_in(None) >= role { Ok(()) } else { Err(lacks(role, None)) }
 }
 
 /// Refuses a caller whose role for an object is less than `role`.
@@ -226,22 +307,6 @@ fn who(caller: &Caller) -> String {
         (Some(identity), _) => identity.to_string(),
         (None, Source::Local { uid }) => format!("uid:{uid}"),
         (None, Source::Remote { addr }) => format!("address:{}", addr.ip()),
-    }
-}
-
-/// Writes down that something was done or refused, and makes the answer of it (API-11). What was changed in detail is
-/// written where it is changed.
-fn audited<T>(caller: &Caller, method: &str, answer: Result<T, Refusal>) -> Result<Response<T>, Status> {
-    match answer {
-        Ok(answer) => {
-            info!(target: "audit", who = who(caller), method, outcome = "done");
-            Ok(Response::new(answer))
-        }
-        Err(refusal) => {
-            let code = refusal.faults()[0].code.as_ref();
-            info!(target: "audit", who = who(caller), method, outcome = "refused", code);
-            Err(refusal.into())
-        }
     }
 }
 

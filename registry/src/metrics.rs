@@ -27,6 +27,22 @@ pub struct RegistryMetrics {
     pub unreadable_records: Counter,
     /// Objects that people created, changed or deleted.
     pub changes: Counter,
+    /// Changes that the history keeps.
+    pub history_changes: Gauge,
+    /// Changes that the history has forgotten, because there were too many.
+    pub history_forgotten: Counter,
+    /// Changes that wait for their confirmation.
+    pub unconfirmed: Gauge,
+    /// Changes that were taken back because nobody confirmed them, by outcome.
+    pub taken_back: Family<OutcomeLabels, Counter>,
+    /// Changes that were refused because they would have cut every call to a service.
+    pub lockouts: Counter,
+    /// Entries of the audit log.
+    pub audit_entries: Counter,
+    /// Times that the audit log could not be written.
+    pub audit_failures: Counter,
+    /// Refusals that were not written to the audit log one by one, because too many came at once.
+    pub audit_untold: Counter,
     /// Registrations of workloads, by outcome.
     pub registrations: Family<OutcomeLabels, Counter>,
     /// Streams of people that watch.
@@ -60,6 +76,18 @@ impl RegistryMetrics {
         registry.register("nacks", "Updates refused by agents", self.nacks.clone());
         registry.register("unreadable_records", "Stored records set aside", self.unreadable_records.clone());
         registry.register("changes", "Objects changed by people", self.changes.clone());
+        registry.register("history_changes", "Changes that the history keeps", self.history_changes.clone());
+        registry.register(
+            "history_forgotten",
+            "Changes that the history has forgotten",
+            self.history_forgotten.clone(),
+        );
+        registry.register("unconfirmed", "Changes that wait for confirmation", self.unconfirmed.clone());
+        registry.register("taken_back", "Unconfirmed changes taken back", self.taken_back.clone());
+        registry.register("lockouts", "Changes refused by the lock-out guard", self.lockouts.clone());
+        registry.register("audit_entries", "Entries of the audit log", self.audit_entries.clone());
+        registry.register("audit_failures", "Failed writes of the audit log", self.audit_failures.clone());
+        registry.register("audit_untold", "Refusals left out of the audit log", self.audit_untold.clone());
         registry.register("registrations", "Registrations of workloads", self.registrations.clone());
         registry.register("watches", "Management watches that are open", self.watches.clone());
     }
@@ -68,6 +96,11 @@ impl RegistryMetrics {
     pub(crate) fn update(&self, full: bool) {
         let kind = if full { "full" } else { "delta" };
         self.updates.get_or_create(&UpdateLabels { kind }).inc();
+    }
+
+    /// Counts a change that was taken back: `ok`, `partly` (somebody had changed it since), or the code of the refusal.
+    pub(crate) fn took_back(&self, outcome: &str) {
+        self.taken_back.get_or_create(&OutcomeLabels { outcome: outcome.to_owned() }).inc();
     }
 
     /// Counts the outcome of a registration: `ok` or a code of the catalogue, a bounded set.
@@ -115,6 +148,13 @@ mod tests {
             "weft_registry_nacks_total 0",
             "weft_registry_registrations_total{outcome=\"ok\"} 1",
             "weft_registry_changes_total 0",
+            "weft_registry_history_changes 0",
+            "weft_registry_history_forgotten_total 0",
+            "weft_registry_unconfirmed 0",
+            "weft_registry_lockouts_total 0",
+            "weft_registry_audit_entries_total 0",
+            "weft_registry_audit_failures_total 0",
+            "weft_registry_audit_untold_total 0",
         ] {
             assert!(text.contains(line), "{line} is missing in:\n{text}");
         }

@@ -21,6 +21,7 @@ use weft_policy::{
 
 use crate::{
     alarms::Alarms,
+    audit,
     catalog::Catalog,
     clock::Clock,
     core::Core,
@@ -30,7 +31,7 @@ use crate::{
     records::{NodeRecord, Record, RegistrationRecord},
     store::{
         Entry, Event, EventBatch, Expected, Revision, Store,
-        embedded::{EmbeddedStore, Settings},
+        embedded::{Bounds, EmbeddedStore, Settings},
         metrics::StoreMetrics,
     },
 };
@@ -206,7 +207,7 @@ pub(crate) fn damage(catalog: &mut Catalog, policy: &str, namespace: &str) {
 pub(crate) struct Rig {
     pub(crate) core: Arc<Core>,
     pub(crate) bundle: watch::Sender<Arc<TrustBundle>>,
-    _directory: tempfile::TempDir,
+    pub(crate) directory: tempfile::TempDir,
     _keeper: JoinSet<()>,
 }
 
@@ -216,8 +217,13 @@ impl Rig {
     }
 
     pub(crate) async fn with_clock(clock: Clock) -> Self {
+        Self::with_bounds(clock, Bounds::default()).await
+    }
+
+    /// Over a store that holds so much.
+    pub(crate) async fn with_bounds(clock: Clock, bounds: Bounds) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let settings = Settings { directory: directory.path().to_owned(), bounds: Default::default() };
+        let settings = Settings { directory: directory.path().to_owned(), bounds };
         let store = EmbeddedStore::open(settings, clock.clone(), Arc::new(StoreMetrics::default())).await;
         let store: Arc<dyn Store> = Arc::new(store.unwrap());
         let presence = Presence::new(clock.clone());
@@ -229,9 +235,16 @@ impl Rig {
         keeper.spawn(async move {
             let _ = keep.await;
         });
+        // Small files, so that a test sees what happens when a new one cannot be made.
+        let log =
+            audit::Settings { directory: directory.path().join("audit"), file_bytes: 4_096, files: 1_000 };
+        let opened = audit::open(log, Arc::clone(&store), clock.clone(), "one", Arc::clone(&metrics));
+        let (audit, writing) = opened.await.unwrap();
+        keeper.spawn(writing);
         let empty = Arc::new(TrustBundle::new(domain(), Vec::new(), 1).unwrap());
         let (bundle, told) = watch::channel(empty);
         let core = Core {
+            audit,
             alarms: Arc::new(Alarms::new(clock.clone())),
             list_page: 500,
             store,
@@ -246,7 +259,7 @@ impl Rig {
             shared_uid: Default::default(),
             draining: Default::default(),
         };
-        Self { core: Arc::new(core), bundle, _directory: directory, _keeper: keeper }
+        Self { core: Arc::new(core), bundle, directory, _keeper: keeper }
     }
 
     /// Writes an object as it is, past all checks.

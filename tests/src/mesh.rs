@@ -81,12 +81,12 @@ impl Mesh {
         self.weft(CTL, &["apply", "-f", "-"]).input(manifest).run().expect_success();
     }
 
-    /// Deletes what `manifest` names.
+    /// Deletes what `manifest` names, also when it is the last that lets somebody in: the tests mean it.
     #[track_caller]
     pub fn delete(&self, manifest: &str) {
         let file = self.host(CTL).folder().join("delete.yaml");
         fs::write(&file, manifest).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-        self.weft(CTL, &["delete", "--yes", "-f"]).arg(&file).run().expect_success();
+        self.weft(CTL, &["delete", "--yes", "--force", "-f"]).arg(&file).run().expect_success();
     }
 
     /// Runs `weft` on the server's host with `args` and returns what it left.

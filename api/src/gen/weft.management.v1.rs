@@ -15,6 +15,13 @@ pub struct ApplyRequest {
     /// Why, kept with the change.
     #[prost(string, tag = "3")]
     pub reason: ::prost::alloc::string::String,
+    /// Also when it cuts every call to a service that is made now.
+    #[prost(bool, tag = "4")]
+    pub force: bool,
+    /// The change is taken back by itself unless it is confirmed within this time; 0: it needs no confirmation.
+    /// 10 s to 24 h.
+    #[prost(uint64, tag = "5")]
+    pub confirm_within_ms: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ApplyResponse {
@@ -22,6 +29,34 @@ pub struct ApplyResponse {
     pub revision: u64,
     #[prost(message, repeated, tag = "2")]
     pub results: ::prost::alloc::vec::Vec<Applied>,
+    /// The number of the change in the history; 0 when nothing was written.
+    #[prost(uint64, tag = "3")]
+    pub change: u64,
+    /// RFC 3339, when the change has to be confirmed by; empty when it needs no confirmation.
+    #[prost(string, tag = "4")]
+    pub confirm_by: ::prost::alloc::string::String,
+    /// Of a dry run: calls of live workloads that would be decided otherwise.
+    #[prost(message, repeated, tag = "5")]
+    pub decisions: ::prost::alloc::vec::Vec<Decision>,
+    /// How many more there are than those told.
+    #[prost(uint64, tag = "6")]
+    pub more_decisions: u64,
+}
+/// A call that a change decides otherwise.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Decision {
+    /// A SPIFFE ID.
+    #[prost(string, tag = "1")]
+    pub source: ::prost::alloc::string::String,
+    /// "name.namespace".
+    #[prost(string, tag = "2")]
+    pub service: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "3")]
+    pub port: u32,
+    #[prost(bool, tag = "4")]
+    pub allowed_before: bool,
+    #[prost(bool, tag = "5")]
+    pub allowed_after: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Applied {
@@ -31,7 +66,7 @@ pub struct Applied {
     pub namespace: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub name: ::prost::alloc::string::String,
-    /// created | configured | unchanged
+    /// created | configured | unchanged | deleted
     #[prost(string, tag = "4")]
     pub outcome: ::prost::alloc::string::String,
     #[prost(uint64, tag = "5")]
@@ -119,6 +154,13 @@ pub struct DeleteRequest {
     pub dry_run: bool,
     #[prost(uint64, tag = "3")]
     pub expected_revision: u64,
+    /// As in ApplyRequest.
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(bool, tag = "5")]
+    pub force: bool,
+    #[prost(uint64, tag = "6")]
+    pub confirm_within_ms: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DeleteResponse {
@@ -129,6 +171,155 @@ pub struct DeleteResponse {
     /// What still refers to the deleted objects, each led by its code.
     #[prost(string, repeated, tag = "3")]
     pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// As in ApplyResponse.
+    #[prost(uint64, tag = "4")]
+    pub change: u64,
+    #[prost(string, tag = "5")]
+    pub confirm_by: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "6")]
+    pub decisions: ::prost::alloc::vec::Vec<Decision>,
+    #[prost(uint64, tag = "7")]
+    pub more_decisions: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HistoryRequest {
+    #[prost(message, optional, tag = "1")]
+    pub r#ref: ::core::option::Option<ObjectRef>,
+    /// Only this revision, with the object as it stood then.
+    #[prost(uint64, optional, tag = "2")]
+    pub revision: ::core::option::Option<u64>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HistoryResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub revisions: ::prost::alloc::vec::Vec<ObjectRevision>,
+}
+/// What a change made of one object.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ObjectRevision {
+    /// The number of the change: counted for the whole mesh, so objects of one change have the same. 0 is the object as
+    /// it stood before the oldest change that is kept.
+    #[prost(uint64, tag = "1")]
+    pub revision: u64,
+    /// RFC 3339.
+    #[prost(string, tag = "2")]
+    pub time: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub author: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+    /// created | configured | deleted | before
+    #[prost(string, tag = "5")]
+    pub action: ::prost::alloc::string::String,
+    /// apply | delete | rollback | unconfirmed | token | start
+    #[prost(string, tag = "6")]
+    pub verb: ::prost::alloc::string::String,
+    /// The revision that was rolled back to, or the change that was taken back; 0 for none.
+    #[prost(uint64, tag = "7")]
+    pub of: u64,
+    /// RFC 3339, while the change waits for its confirmation.
+    #[prost(string, tag = "8")]
+    pub confirm_by: ::prost::alloc::string::String,
+    /// The object as it stood from then on; absent when it was deleted.
+    #[prost(message, optional, tag = "9")]
+    pub document: ::core::option::Option<Document>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RollbackRequest {
+    #[prost(message, repeated, tag = "1")]
+    pub refs: ::prost::alloc::vec::Vec<ObjectRef>,
+    /// The objects as they stood at that revision; without it each as it was before its newest change.
+    #[prost(uint64, optional, tag = "2")]
+    pub to_revision: ::core::option::Option<u64>,
+    #[prost(bool, tag = "3")]
+    pub dry_run: bool,
+    /// As in ApplyRequest.
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(bool, tag = "5")]
+    pub force: bool,
+    #[prost(uint64, tag = "6")]
+    pub confirm_within_ms: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConfirmRequest {
+    /// The number of the change; 0 when only one of the caller's waits.
+    #[prost(uint64, tag = "1")]
+    pub change: u64,
+    /// Take it back now instead.
+    #[prost(bool, tag = "2")]
+    pub abort: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ConfirmResponse {
+    #[prost(uint64, tag = "1")]
+    pub change: u64,
+    /// Of an abort: what became of the objects, and the number of the change that did it.
+    #[prost(message, repeated, tag = "2")]
+    pub results: ::prost::alloc::vec::Vec<Applied>,
+    #[prost(uint64, tag = "3")]
+    pub undone_by: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListAuditRequest {
+    /// Clamped to 1..500; 0 takes 100.
+    #[prost(uint32, tag = "1")]
+    pub limit: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListAuditResponse {
+    /// Newest first.
+    #[prost(message, repeated, tag = "1")]
+    pub entries: ::prost::alloc::vec::Vec<AuditEntry>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuditEntry {
+    #[prost(uint64, tag = "1")]
+    pub sequence: u64,
+    /// RFC 3339.
+    #[prost(string, tag = "2")]
+    pub time: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub who: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub role: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub from: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub method: ::prost::alloc::string::String,
+    /// begun | allowed | denied | failed
+    #[prost(string, tag = "7")]
+    pub outcome: ::prost::alloc::string::String,
+    /// W-code of a refusal.
+    #[prost(string, tag = "8")]
+    pub code: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "9")]
+    pub objects: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, tag = "10")]
+    pub reason: ::prost::alloc::string::String,
+    /// The number of the change that it made.
+    #[prost(uint64, tag = "11")]
+    pub change: u64,
+    /// How many refusals before it were not written, because too many came at once.
+    #[prost(uint64, tag = "12")]
+    pub untold: u64,
+    #[prost(string, tag = "13")]
+    pub hash: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VerifyAuditRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VerifyAuditResponse {
+    /// The entries that were read, from the oldest that is kept.
+    #[prost(uint64, tag = "1")]
+    pub first: u64,
+    #[prost(uint64, tag = "2")]
+    pub last: u64,
+    #[prost(string, tag = "3")]
+    pub hash: ::prost::alloc::string::String,
+    /// What is wrong; empty when every entry stands as it was written.
+    #[prost(string, repeated, tag = "4")]
+    pub faults: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CheckPolicyRequest {
@@ -199,6 +390,26 @@ pub struct StatusResponse {
     pub uptime_seconds: u64,
     #[prost(message, repeated, tag = "10")]
     pub problems: ::prost::alloc::vec::Vec<Problem>,
+    /// Changes that are taken back unless they are confirmed.
+    #[prost(message, repeated, tag = "11")]
+    pub pending: ::prost::alloc::vec::Vec<PendingChange>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PendingChange {
+    #[prost(uint64, tag = "1")]
+    pub change: u64,
+    #[prost(string, tag = "2")]
+    pub author: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    /// RFC 3339.
+    #[prost(string, tag = "4")]
+    pub confirm_by: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "5")]
+    pub objects: ::prost::alloc::vec::Vec<ObjectRef>,
+    /// Why it could not be taken back; empty as long as it was not tried.
+    #[prost(string, tag = "6")]
+    pub failed: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AgentStatus {
@@ -697,6 +908,128 @@ pub mod management_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// viewer. The revisions of one object, newest first, with author, time and reason.
+        pub async fn history(
+            &mut self,
+            request: impl tonic::IntoRequest<super::HistoryRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::HistoryResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/weft.management.v1.Management/History",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("weft.management.v1.Management", "History"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// editor. Objects as they stood at an earlier revision: a change like any other, with the same admission.
+        pub async fn rollback(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RollbackRequest>,
+        ) -> std::result::Result<tonic::Response<super::ApplyResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/weft.management.v1.Management/Rollback",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("weft.management.v1.Management", "Rollback"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// editor; admin where the change loosens. Keeps a change that waits for it, or takes it back at once.
+        pub async fn confirm(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ConfirmRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ConfirmResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/weft.management.v1.Management/Confirm",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("weft.management.v1.Management", "Confirm"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// admin. The newest entries of the audit log of this server.
+        pub async fn list_audit(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListAuditRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListAuditResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/weft.management.v1.Management/ListAudit",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("weft.management.v1.Management", "ListAudit"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// admin. Reads the whole audit log of this server and says whether anything was removed, changed or cut off.
+        pub async fn verify_audit(
+            &mut self,
+            request: impl tonic::IntoRequest<super::VerifyAuditRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::VerifyAuditResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/weft.management.v1.Management/VerifyAudit",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("weft.management.v1.Management", "VerifyAudit"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -786,6 +1119,37 @@ pub mod management_server {
             request: tonic::Request<super::ShowAuthorityRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ShowAuthorityResponse>,
+            tonic::Status,
+        >;
+        /// viewer. The revisions of one object, newest first, with author, time and reason.
+        async fn history(
+            &self,
+            request: tonic::Request<super::HistoryRequest>,
+        ) -> std::result::Result<tonic::Response<super::HistoryResponse>, tonic::Status>;
+        /// editor. Objects as they stood at an earlier revision: a change like any other, with the same admission.
+        async fn rollback(
+            &self,
+            request: tonic::Request<super::RollbackRequest>,
+        ) -> std::result::Result<tonic::Response<super::ApplyResponse>, tonic::Status>;
+        /// editor; admin where the change loosens. Keeps a change that waits for it, or takes it back at once.
+        async fn confirm(
+            &self,
+            request: tonic::Request<super::ConfirmRequest>,
+        ) -> std::result::Result<tonic::Response<super::ConfirmResponse>, tonic::Status>;
+        /// admin. The newest entries of the audit log of this server.
+        async fn list_audit(
+            &self,
+            request: tonic::Request<super::ListAuditRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListAuditResponse>,
+            tonic::Status,
+        >;
+        /// admin. Reads the whole audit log of this server and says whether anything was removed, changed or cut off.
+        async fn verify_audit(
+            &self,
+            request: tonic::Request<super::VerifyAuditRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::VerifyAuditResponse>,
             tonic::Status,
         >;
     }
@@ -1337,6 +1701,231 @@ pub mod management_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ShowAuthoritySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/weft.management.v1.Management/History" => {
+                    #[allow(non_camel_case_types)]
+                    struct HistorySvc<T: Management>(pub Arc<T>);
+                    impl<
+                        T: Management,
+                    > tonic::server::UnaryService<super::HistoryRequest>
+                    for HistorySvc<T> {
+                        type Response = super::HistoryResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::HistoryRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Management>::history(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = HistorySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/weft.management.v1.Management/Rollback" => {
+                    #[allow(non_camel_case_types)]
+                    struct RollbackSvc<T: Management>(pub Arc<T>);
+                    impl<
+                        T: Management,
+                    > tonic::server::UnaryService<super::RollbackRequest>
+                    for RollbackSvc<T> {
+                        type Response = super::ApplyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RollbackRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Management>::rollback(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RollbackSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/weft.management.v1.Management/Confirm" => {
+                    #[allow(non_camel_case_types)]
+                    struct ConfirmSvc<T: Management>(pub Arc<T>);
+                    impl<
+                        T: Management,
+                    > tonic::server::UnaryService<super::ConfirmRequest>
+                    for ConfirmSvc<T> {
+                        type Response = super::ConfirmResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ConfirmRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Management>::confirm(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ConfirmSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/weft.management.v1.Management/ListAudit" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListAuditSvc<T: Management>(pub Arc<T>);
+                    impl<
+                        T: Management,
+                    > tonic::server::UnaryService<super::ListAuditRequest>
+                    for ListAuditSvc<T> {
+                        type Response = super::ListAuditResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListAuditRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Management>::list_audit(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListAuditSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/weft.management.v1.Management/VerifyAudit" => {
+                    #[allow(non_camel_case_types)]
+                    struct VerifyAuditSvc<T: Management>(pub Arc<T>);
+                    impl<
+                        T: Management,
+                    > tonic::server::UnaryService<super::VerifyAuditRequest>
+                    for VerifyAuditSvc<T> {
+                        type Response = super::VerifyAuditResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::VerifyAuditRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Management>::verify_audit(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = VerifyAuditSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -147,6 +147,12 @@ pub(crate) enum ServerCommand {
         #[arg(long, env = "WEFT_SERVER_CONFIG", default_value = "/etc/weft/server.yaml")]
         config: PathBuf,
     },
+    /// Who called what, and whether they were let
+    Audit {
+        /// What to do
+        #[command(subcommand)]
+        command: AuditCommand,
+    },
     /// Write everything that the store holds into a new file; the server must not run
     Backup {
         /// The file; only its owner can read it
@@ -165,6 +171,19 @@ pub(crate) enum ServerCommand {
     },
     /// Move the mesh from the embedded store into etcd; the server must not run, agents may
     Migrate(MigrateArgs),
+}
+
+/// `weft server audit …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// Show the newest entries of the server's audit log
+    Show {
+        /// How many
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=500))]
+        limit: u32,
+    },
+    /// Read the whole log and say whether anything was removed, changed or cut off: exit 0 whole, 1 not
+    Verify,
 }
 
 /// `weft server migrate`.
@@ -319,31 +338,6 @@ pub(crate) enum Role {
     Admin,
 }
 
-/// `weft apply`.
-#[derive(Args, Debug)]
-pub(crate) struct ApplyArgs {
-    /// A file, a directory, or - for standard input; repeatable
-    #[arg(short = 'f', long = "filename", required = true)]
-    pub(crate) files: Vec<PathBuf>,
-    /// Validate only: here, or by the server
-    #[arg(long, value_enum, default_value = "none")]
-    pub(crate) dry_run: DryRun,
-    /// Why, kept with the change
-    #[arg(long, default_value = "")]
-    pub(crate) reason: String,
-}
-
-/// Where a dry run validates.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub(crate) enum DryRun {
-    /// No dry run
-    None,
-    /// Here
-    Client,
-    /// By the server, against what is stored
-    Server,
-}
-
 /// `weft get`.
 #[derive(Args, Debug)]
 pub(crate) struct GetArgs {
@@ -364,20 +358,6 @@ pub(crate) struct DescribeArgs {
     /// KIND/NAME or KIND NAME
     #[arg(required = true)]
     pub(crate) what: Vec<String>,
-}
-
-/// `weft delete`.
-#[derive(Args, Debug)]
-pub(crate) struct DeleteArgs {
-    /// KIND/NAME … or KIND NAME
-    #[arg(required_unless_present = "files")]
-    pub(crate) what: Vec<String>,
-    /// Delete what these files name
-    #[arg(short = 'f', long = "filename")]
-    pub(crate) files: Vec<PathBuf>,
-    /// Say what would be deleted
-    #[arg(long)]
-    pub(crate) dry_run: bool,
 }
 
 /// `weft diff`.
@@ -420,6 +400,9 @@ pub(crate) struct PolicyEditArgs {
     /// Show the policy, change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Also when it would refuse every call that is made to the service now
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 /// `weft policy check`.

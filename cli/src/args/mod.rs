@@ -1,5 +1,6 @@
 //! What a person can type, and nothing about what it does.
 
+pub(crate) mod changes;
 pub(crate) mod completion;
 pub(crate) mod groups;
 pub(crate) mod usage;
@@ -11,10 +12,11 @@ use clap::{
     error::ErrorKind, parser::ValueSource,
 };
 
+use changes::{ApplyArgs, ConfirmArgs, DeleteArgs, HistoryArgs, RollbackArgs};
 use groups::{
-    AgentArgs, ApplyArgs, CallArgs, CompletionArgs, ConfigArgs, DeleteArgs, DemoArgs, DescribeArgs, DiffArgs,
-    DownArgs, ExecArgs, ExplainArgs, GetArgs, IdentityArgs, ManArgs, PolicyArgs, RunArgs, ServerArgs,
-    StatusArgs, TokenArgs, UpArgs, UserArgs, VersionArgs,
+    AgentArgs, CallArgs, CompletionArgs, ConfigArgs, DemoArgs, DescribeArgs, DiffArgs, DownArgs, ExecArgs,
+    ExplainArgs, GetArgs, IdentityArgs, ManArgs, PolicyArgs, RunArgs, ServerArgs, StatusArgs, TokenArgs,
+    UpArgs, UserArgs, VersionArgs,
 };
 
 /// Weft: a service mesh that is a network.
@@ -177,6 +179,12 @@ pub(crate) enum Command {
     Delete(DeleteArgs),
     /// Compare files with what is stored: exit 0 same, 1 different
     Diff(DiffArgs),
+    /// Show the revisions of a resource: every change with its author, time and reason
+    History(HistoryArgs),
+    /// Bring resources back as they stood at an earlier revision
+    Rollback(RollbackArgs),
+    /// Keep a change that was made with --confirm-within
+    Confirm(ConfirmArgs),
     /// Allow, deny and check calls
     Policy(PolicyArgs),
     /// Explain an error code, or the last denial here
@@ -235,6 +243,19 @@ mod tests {
         for one in ["weft get workloads -A", "weft get workloads -n shop", "weft get workloads"] {
             excludes(&read(one)).unwrap();
         }
+    }
+
+    #[test]
+    fn the_time_to_confirm_in_is_ten_minutes_when_none_is_given() {
+        let read = |line: &str| {
+            let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+            let Command::Apply(args) = cli.command else { panic!("{line}") };
+            args.change.confirm_within
+        };
+        assert_eq!(read("weft apply -f x"), None);
+        assert_eq!(read("weft apply -f x --confirm-within"), Some(Duration::from_secs(600)));
+        assert_eq!(read("weft apply --confirm-within -f x"), Some(Duration::from_secs(600)));
+        assert_eq!(read("weft apply -f x --confirm-within 30s"), Some(Duration::from_secs(30)));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 use weft_api::pb::{
     agent::{AgentStatusRequest, AgentStatusResponse},
-    management::{AgentStatus, Problem, StatusRequest, StatusResponse},
+    management::{AgentStatus, ObjectRef, PendingChange, Problem, StatusRequest, StatusResponse},
 };
 
 use crate::{
@@ -137,6 +137,17 @@ fn print_server(status: &StatusResponse, output: &Output) -> Result<(), CliError
             authority.issued, authority.intermediate_not_after
         ))?;
     }
+    for waiting in &status.pending {
+        let objects: Vec<_> = waiting.objects.iter().map(|r| format!("{}/{}", r.kind, r.name)).collect();
+        output.line(format!(
+            "waits    change {} of {} is taken back at {} unless: weft confirm {}  ({})",
+            waiting.change,
+            waiting.author,
+            waiting.confirm_by,
+            waiting.change,
+            objects.join(", ")
+        ))?;
+    }
     for agent in &status.agents {
         let state = if agent.connected { "connected" } else { "away" };
         output.line(format!(
@@ -200,6 +211,11 @@ pub(crate) fn agent_json(agent: &AgentStatus) -> Value {
 fn server_json(status: &StatusResponse) -> Value {
     let service = |s: &weft_api::pb::management::ServiceStatus| json!({"service": s.service, "endpoints": s.endpoints, "confirmed": s.confirmed});
     let problem = |p: &Problem| json!({"code": p.code, "what": p.what, "fix": p.fix});
+    let named = |r: &ObjectRef| json!({"kind": r.kind, "namespace": r.namespace, "name": r.name});
+    let waiting = |p: &PendingChange| {
+        json!({"change": p.change, "author": p.author, "reason": p.reason, "confirmBy": p.confirm_by,
+               "objects": p.objects.iter().map(named).collect::<Vec<_>>(), "failed": p.failed})
+    };
     json!({
         "trustDomain": status.trust_domain, "cluster": status.cluster, "instance": status.instance,
         "version": status.version, "revision": status.revision, "uptimeSeconds": status.uptime_seconds,
@@ -207,6 +223,7 @@ fn server_json(status: &StatusResponse) -> Value {
         "services": status.services.iter().map(service).collect::<Vec<_>>(),
         "authority": status.authority.as_ref().map(crate::identity::show::authority_json),
         "problems": status.problems.iter().map(problem).collect::<Vec<_>>(),
+        "pending": status.pending.iter().map(waiting).collect::<Vec<_>>(),
     })
 }
 

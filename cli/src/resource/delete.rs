@@ -6,9 +6,12 @@ use serde_json::json;
 use weft_api::pb::management::{DeleteRequest, ObjectRef, ServiceStatus, StatusRequest};
 use weft_policy::model::Kind;
 
-use super::{input, object_ref, parse_what};
+use super::{
+    apply::{confirm_within_ms, decisions_json, print_decisions, tell_waiting},
+    input, object_ref, parse_what,
+};
 use crate::{
-    args::{Global, groups::DeleteArgs},
+    args::{Global, changes::DeleteArgs},
     client,
     error::CliError,
     output::Output,
@@ -23,7 +26,14 @@ pub(crate) fn delete(args: &DeleteArgs, global: &Global, output: &Output) -> Res
             return Err(CliError::usage("not confirmed: nothing was deleted", "weft delete … --yes"));
         }
     }
-    let request = DeleteRequest { refs, dry_run: args.dry_run, expected_revision: 0 };
+    let request = DeleteRequest {
+        refs,
+        dry_run: args.dry_run,
+        expected_revision: 0,
+        reason: args.change.reason.clone(),
+        force: args.change.force,
+        confirm_within_ms: confirm_within_ms(&args.change),
+    };
     let (response, live) = client::block_on_cli(global, async |client| {
         let status = client.status(StatusRequest {}).await?.into_inner();
         let response = client.delete(request).await?.into_inner();
@@ -36,13 +46,19 @@ pub(crate) fn delete(args: &DeleteArgs, global: &Global, output: &Output) -> Res
     if output.is_structured() {
         let item = |r: &ObjectRef| json!({"kind": r.kind, "namespace": r.namespace, "name": r.name});
         let items: Vec<_> = response.deleted.iter().map(item).collect();
-        output.object(&json!({"revision": response.revision, "deleted": items}))?;
+        output.object(&json!({
+            "revision": response.revision, "deleted": items, "change": response.change,
+            "confirmBy": response.confirm_by, "decisions": decisions_json(&response.decisions),
+            "moreDecisions": response.more_decisions,
+        }))?;
         return Ok(ExitCode::SUCCESS);
     }
     let verb = if args.dry_run { "would be deleted" } else { "deleted" };
     for found in &response.deleted {
         output.line(format!("{}/{} {verb}", found.kind, found.name))?;
     }
+    tell_waiting(response.change, &response.confirm_by, output);
+    print_decisions(&response.decisions, response.more_decisions, output)?;
     Ok(ExitCode::SUCCESS)
 }
 

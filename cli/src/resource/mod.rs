@@ -1,12 +1,15 @@
-//! Commands on resources: apply, get, describe, delete, diff.
+//! Commands on resources: apply, get, describe, delete, diff, history, rollback, confirm.
 
 pub(crate) mod apply;
 pub(crate) mod columns;
+pub(crate) mod confirm;
 pub(crate) mod delete;
 pub(crate) mod describe;
 pub(crate) mod diff;
 pub(crate) mod get;
+pub(crate) mod history;
 pub(crate) mod input;
+pub(crate) mod rollback;
 pub(crate) mod watch;
 
 use serde_json::Value;

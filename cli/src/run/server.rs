@@ -1,4 +1,4 @@
-//! `weft server`: the control plane in the foreground, and moving what it keeps.
+//! `weft server`: the control plane in the foreground, moving what it keeps, and its audit log.
 
 use std::{path::Path, process::ExitCode, time::Duration};
 
@@ -15,6 +15,7 @@ use crate::{
         groups::{MigrateArgs, ServerArgs, ServerCommand},
     },
     error::{CliError, Exit},
+    observe::audit::audit,
     output::Output,
 };
 
@@ -23,10 +24,13 @@ const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Runs the server, or moves what it keeps.
 pub(crate) fn server(args: &ServerArgs, global: &Global, output: &Output) -> Result<ExitCode, CliError> {
-    logs::start(global);
-    secrecy::close_memory()?;
+    if !matches!(args.command, ServerCommand::Audit { .. }) {
+        logs::start(global);
+        secrecy::close_memory()?;
+    }
     match &args.command {
         ServerCommand::Run { config } => run(config, output),
+        ServerCommand::Audit { command } => audit(command, global, output),
         ServerCommand::Backup { file, config } => {
             let moved = moving::back_up(&read(config)?, file).map_err(refused)?;
             output.talk(format!("{} in {}", told(moved), file.display()));

@@ -183,7 +183,7 @@ fn first_start(state: &Path, config: &weft_node::config::Config) -> Result<(), C
     let node = config.node.to_string();
     let token = client::run(async {
         let mut server = client::server_at(&socket).await?;
-        let request = ApplyRequest { documents, dry_run: false, reason: "weft up".into() };
+        let request = ApplyRequest { documents, reason: "weft up".into(), ..ApplyRequest::default() };
         server.apply(request).await?;
         let request = CreateTokenRequest {
             purpose: "agent".into(),

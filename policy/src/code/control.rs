@@ -93,6 +93,11 @@ rows! {
     MESSAGE_TOO_LARGE = "W6030" Error "a message is larger than the limit"
         cause: "4 MiB is the most for one message of the control plane"
         fix: ["split it:   weft apply -f <file>"];
+    LOCKOUT = "W6031" Error "the change would refuse calls that are made now"
+        cause: "a policy would lock out callers that are allowed at present"
+        fix: ["see whom:   weft policy check <caller> <service> -f <file>",
+              "if it is meant:   weft apply -f <file> --force",
+              "try it for a while:   weft apply -f <file> --force --confirm-within 10m"];
     CHANGE_WITHOUT_EFFECT = "W6032" Warning "some agents have not taken the change yet"
         cause: "they are not connected or still busy with an earlier one"
         fix: ["see which:   weft status"];
@@ -113,4 +118,24 @@ rows! {
     STORE_UNFINISHED = "W6037" Error "the store was not filled to its end"
         cause: "moving or restoring the mesh was interrupted; a server on it would miss policies"
         fix: ["do it again, which begins anew:   weft server migrate"];
+    UNCONFIRMED = "W6050" Warning "a change waits for its confirmation"
+        cause: "it was made with --confirm-within and is taken back when nobody confirms it in time"
+        fix: ["see which:   weft status", "keep it:   weft confirm <change>",
+              "take it back now:   weft confirm <change> --abort"];
+    NOT_TAKEN_BACK = "W6051" Error "a change that nobody confirmed could not be taken back as a whole"
+        cause: "somebody has changed its objects since, or what stood before does not fit what stands now"
+        fix: ["see what it was:   weft history <kind>/<name>", "bring it back:   weft rollback <kind>/<name> --to <revision>",
+              "keep it:   weft confirm <change>"];
+    NOT_WAITING = "W6052" Error "no such change waits for a confirmation"
+        cause: "it was confirmed or taken back already, or needs no confirmation"
+        fix: ["see what waits:   weft status", "see what became of it:   weft history <kind>/<name>"];
+    NO_SUCH_REVISION = "W6053" Error "that revision is not in the history"
+        cause: "there was none, or it is older than what is kept: 50 of an object, 2,000 changes, 32 MiB"
+        fix: ["see the revisions:   weft history <kind>/<name>"];
+    AUDIT_UNAVAILABLE = "W6054" Error "the audit log cannot be written, so nothing may be changed"
+        cause: "its disk is full or failing; a change that nobody could account for is refused, reading goes on"
+        fix: ["make room on the server's disk, then   weft status"];
+    AUDIT_BROKEN = "W6055" Error "the audit log is not as it was written"
+        cause: "an entry was removed, changed or cut off: by hand, by a damaged disk, or by an old copy of the directory"
+        fix: ["see what is wrong:   weft server audit verify"];
 }

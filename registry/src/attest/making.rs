@@ -67,7 +67,7 @@ impl JoinTokens {
         };
         let key = layout::token(&hash(&secret));
         for _ in 0..MAX_TRIES {
-            let mut plan = self.plan(&wanted, now).await?;
+            let mut plan = self.plan(caller, &wanted, now).await?;
             plan.compares.push(Compare::Absent(key.clone()));
             plan.ops.push(put(key.clone(), record.encode()));
             match self.core.store.txn(plan.compares, plan.ops.clone()).await {
@@ -111,7 +111,7 @@ impl JoinTokens {
     }
 
     /// What a token writes beside itself: enrollment and ban.
-    async fn plan(&self, wanted: &Wanted, now: SystemTime) -> Result<Plan, Refusal> {
+    async fn plan(&self, caller: &Caller, wanted: &Wanted, now: SystemTime) -> Result<Plan, Refusal> {
         let mut plan = Plan::default();
         let Purpose::Agent { node, namespace } = &wanted.purpose else { return Ok(plan) };
         let (record, compare) = self.node(node).await?;
@@ -127,7 +127,7 @@ impl JoinTokens {
             plan.ops.push(Op::Delete(layout::renewals(node)));
             plan.replaced = true;
         }
-        self.enroll(wanted, node, namespace, &mut plan).await?;
+        self.enroll(caller, wanted, node, namespace, &mut plan).await?;
         Ok(plan)
     }
 

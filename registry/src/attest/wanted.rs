@@ -12,15 +12,16 @@ use weft_policy::{
 };
 
 use super::{
-    join_token::{JoinTokens, put, unchanged, unusable},
+    join_token::{JoinTokens, put, unusable},
     making::Plan,
     record::Purpose,
 };
 use crate::{
+    history::{Draft, Head, Standing, Touching, Verb},
     layout,
     refusal::{Refusal, catalogued},
-    roles::Role,
-    store::{Compare, Expected, Revision},
+    roles::{Caller, Role},
+    store::Expected,
 };
 
 /// How long a token is good for by default (decisions.md, tokens).
@@ -88,14 +89,14 @@ impl JoinTokens {
     /// Writes the enrollment of a node, unless the same one stands there.
     pub(super) async fn enroll(
         &self,
+        caller: &Caller,
         wanted: &Wanted,
         node: &NodeName,
         namespace: &Namespace,
         plan: &mut Plan,
     ) -> Result<(), Refusal> {
-        let guard = layout::guard();
-        let before = self.core.store.get(&guard).await?;
-        self.core.world.wait_for(before.as_ref().map_or(Revision::ZERO, |entry| entry.mod_revision)).await;
+        let head = Head::read(&*self.core.store).await?;
+        self.core.world.wait_for(head.revision.unwrap_or_default()).await;
         let catalog = self.core.world.catalog();
         let enrollment = self.enrollment(wanted, node, namespace)?;
         let resource = Resource::WorkloadEnrollment(enrollment);
@@ -114,9 +115,19 @@ impl JoinTokens {
         let expected = catalog.revision_of(&key).map_or(Expected::Absent, Expected::Unchanged);
         let stored = layout::resource(&key);
         plan.compares.extend(expected.compare(&stored));
-        plan.ops.push(put(stored, record::encode_resource(&resource).into()));
-        plan.compares.push(before.as_ref().map_or_else(|| Compare::Absent(guard.clone()), unchanged));
-        plan.ops.push(put(guard, bytes::Bytes::new()));
+        let value: bytes::Bytes = record::encode_resource(&resource).into();
+        plan.ops.push(put(stored, value.clone()));
+        let before = Standing::of(&catalog, &key);
+        let draft = Draft {
+            author: caller.to_string(),
+            reason: format!("written with a token for node {node}"),
+            verb: Verb::Token,
+            of: None,
+            objects: vec![Touching { key, before, after: Some(value) }],
+        };
+        plan.compares.push(head.compare());
+        plan.ops.push(head.advance());
+        plan.ops.extend(draft.ops(head.next(), self.core.clock.now(), true));
         Ok(())
     }
 

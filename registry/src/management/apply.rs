@@ -7,7 +7,6 @@ use weft_api::{
     convert::management as convert,
     fault::Fault,
     pb::management::{Applied, ApplyRequest, ApplyResponse},
-    record,
 };
 use weft_policy::{
     code,
@@ -16,30 +15,31 @@ use weft_policy::{
 
 use super::{
     admission,
-    change::{self, MAX_OPS, Plan, changed_meanwhile},
+    change::{self, Done, MAX_OBJECTS, Order, Plan, changed_meanwhile},
     loosening::loosening,
-    require_for, who,
+    require_for,
 };
 use crate::{
     catalog::Catalog,
+    confirmation,
     core::Core,
+    history::Verb,
     refusal::{Refusal, catalogued},
     registration,
     roles::{Caller, Role},
     store::Revision,
 };
 
-/// The longest reason of a change, in characters.
-const MAX_REASON_CHARS: usize = 512;
-/// Where the reason is kept.
+/// Where the reason is kept with the object, beside the history.
 const REASON: &str = "weft.mesh/reason";
 
 /// What happened to one object.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Outcome {
+pub(super) enum Outcome {
     Created,
     Configured,
     Unchanged,
+    Deleted,
 }
 
 impl Outcome {
@@ -48,17 +48,18 @@ impl Outcome {
             Self::Created => "created",
             Self::Configured => "configured",
             Self::Unchanged => "unchanged",
+            Self::Deleted => "deleted",
         }
     }
 }
 
 /// One object of a change.
-struct Item {
-    key: Key,
-    outcome: Outcome,
+pub(super) struct Item {
+    pub(super) key: Key,
+    pub(super) outcome: Outcome,
     /// The revision that it has if it is not written.
-    revision: Revision,
-    warnings: Vec<String>,
+    pub(super) revision: Revision,
+    pub(super) warnings: Vec<String>,
 }
 
 pub(super) async fn apply(
@@ -66,19 +67,33 @@ pub(super) async fn apply(
     caller: &Caller,
     request: ApplyRequest,
 ) -> Result<ApplyResponse, Refusal> {
+    let order = Order {
+        dry_run: request.dry_run,
+        force: request.force,
+        confirm_within: confirmation::window(request.confirm_within_ms)?,
+        ..Order::of(caller, Verb::Apply, &request.reason)?
+    };
     let wanted = read(&request)?;
     // What the caller may have seen: an object that changes after it is not written over unseen.
     let seen = core.world.catalog();
-    let done =
-        change::commit(core, request.dry_run, |catalog| plan(core, caller, &seen, catalog, &wanted)).await?;
+    let done = change::commit(core, &order, |catalog| {
+        let mut plan = Plan::on(catalog);
+        let items = put_all(core, caller, &seen, &mut plan, &wanted)?;
+        Ok((plan, items))
+    });
+    Ok(answer(core, &order, done.await?))
+}
+
+/// Writes down what was done, and answers it.
+pub(super) fn answer(core: &Core, order: &Order, done: Done<Vec<Item>>) -> ApplyResponse {
     let mut results = Vec::new();
-    for item in done.answer {
-        let written = done.committed && item.outcome != Outcome::Unchanged;
+    for item in &done.answer {
+        let written = done.change.is_some() && item.outcome != Outcome::Unchanged;
         if written {
             core.metrics.changes.inc();
             let (object, outcome) = (item.key.to_string(), item.outcome.word());
-            let reason = request.reason.as_str();
-            info!(target: "audit", who = who(caller), object, outcome, revision = %done.revision, ?reason);
+            let (who, reason, change) = (&order.author, order.reason.as_str(), done.change);
+            info!(target: "audit", who, object, outcome, change, revision = %done.revision, ?reason);
         }
         let reference = convert::reference(&item.key);
         results.push(Applied {
@@ -87,10 +102,18 @@ pub(super) async fn apply(
             name: reference.name,
             outcome: item.outcome.word().to_owned(),
             revision: if written { done.revision.0 } else { item.revision.0 },
-            warnings: item.warnings,
+            warnings: item.warnings.iter().cloned().chain(done.warning(&item.key)).collect(),
         });
     }
-    Ok(ApplyResponse { revision: done.revision.0, results })
+    let (decisions, more_decisions) = done.verdict.told();
+    ApplyResponse {
+        revision: done.revision.0,
+        results,
+        change: done.change.unwrap_or(0),
+        confirm_by: done.confirm_by.unwrap_or_default(),
+        decisions,
+        more_decisions,
+    }
 }
 
 /// Reads the objects of a request, with its reason in each.
@@ -98,14 +121,10 @@ fn read(request: &ApplyRequest) -> Result<Vec<Resource>, Refusal> {
     if request.documents.is_empty() {
         return Err(Refusal::invalid(vec![catalogued(code::NOTHING_TO_DO, "the request holds no object")]));
     }
-    if request.documents.len() > MAX_OPS {
-        let what = format!("{} objects in one apply, at most {MAX_OPS}", request.documents.len());
+    if request.documents.len() > MAX_OBJECTS {
+        let what = format!("{} objects in one apply, at most {MAX_OBJECTS}", request.documents.len());
         let fault = catalogued(code::OVER_LIMIT, what).why("all objects of an apply are one transaction");
         return Err(Refusal::invalid(vec![fault]));
-    }
-    if request.reason.chars().count() > MAX_REASON_CHARS || request.reason.chars().any(char::is_control) {
-        let what = format!("a reason is one line of at most {MAX_REASON_CHARS} characters");
-        return Err(Refusal::bad_value("reason", what));
     }
     let mut resources = convert::resources(&request.documents, None).map_err(Refusal::invalid)?;
     let mut places: BTreeMap<Key, usize> = BTreeMap::new();
@@ -123,16 +142,15 @@ fn read(request: &ApplyRequest) -> Result<Vec<Resource>, Refusal> {
     Ok(resources)
 }
 
-/// What is to be written so that all of `wanted` stands as it is asked for.
-fn plan(
+/// Plans that all of `wanted` stands as it is asked for.
+pub(super) fn put_all(
     core: &Core,
     caller: &Caller,
     seen: &Catalog,
-    catalog: &Arc<Catalog>,
+    plan: &mut Plan,
     wanted: &[Resource],
-) -> Result<(Plan, Vec<Item>), Refusal> {
-    let mut after = catalog.as_ref().clone();
-    let mut plan = Plan::default();
+) -> Result<Vec<Item>, Refusal> {
+    let catalog = Arc::clone(plan.before());
     let mut items = Vec::new();
     let mut faults = Vec::new();
     for resource in wanted {
@@ -144,35 +162,35 @@ fn plan(
         keep_what_the_server_gave(&mut resource, current.as_ref());
         if is_same(current.as_ref(), &mut resource, revision)? {
             let revision = revision.unwrap_or_default();
+            plan.leave(key.clone());
             items.push(Item { key, outcome: Outcome::Unchanged, revision, warnings: Vec::new() });
             continue;
         }
         if seen.revision_of(&key) != revision {
             return Err(changed_meanwhile(&key, revision));
         }
-        faults.extend(admit(core, catalog, &resource, current.as_ref()));
-        if let Some(opened) = loosening(catalog, &key, Some(&resource)) {
+        faults.extend(admit(core, &catalog, &resource, current.as_ref()));
+        if let Some(opened) = loosening(&catalog, &key, Some(&resource)) {
             require_admin(caller, &key, &opened)?;
+            plan.loosen();
         }
         let outcome = if revision.is_some() { Outcome::Configured } else { Outcome::Created };
-        plan.put(&key, record::encode_resource(&resource).into(), revision);
         items.push(Item { key, outcome, revision: revision.unwrap_or_default(), warnings: Vec::new() });
-        after.put(resource);
+        plan.put(resource);
     }
     if faults.is_empty() && !plan.is_empty() {
-        faults = admission::contradictions(catalog, &after);
+        faults = admission::contradictions(&catalog, plan.after());
     }
     // Whether a workload may be where it is asked for is asked of the enrollments as they are afterwards.
-    faults.extend(wanted.iter().filter_map(|resource| workload_fault(catalog, &after, resource)));
+    faults.extend(wanted.iter().filter_map(|resource| workload_fault(&catalog, plan.after(), resource)));
     if !faults.is_empty() {
         return Err(Refusal::invalid(faults));
     }
     for (item, resource) in items.iter_mut().zip(wanted) {
-        item.warnings = admission::warnings(&after, resource);
+        item.warnings = admission::warnings(plan.after(), resource);
     }
-    Ok((plan, items))
+    Ok(items)
 }
-
 /// Whether the object stands already as it is asked for. Refuses a change that was made from another revision.
 fn is_same(
     current: Option<&Resource>,

@@ -15,7 +15,7 @@ use weft_policy::{
     snapshot::{Revision, Snapshot, SnapshotContext},
 };
 
-use super::{change::MAX_OPS, require_for};
+use super::{change::MAX_OBJECTS, require_for};
 use crate::{
     catalog::Catalog,
     core::Core,
@@ -83,8 +83,8 @@ fn snapshot(core: &Core, request: &CheckPolicyRequest, service: &ServiceName) ->
 }
 
 fn overlaid(core: &Core, request: &CheckPolicyRequest, catalog: &Catalog) -> Result<Catalog, Refusal> {
-    if request.overlay.len() > MAX_OPS {
-        let what = format!("{} objects to lay over, at most {MAX_OPS}", request.overlay.len());
+    if request.overlay.len() > MAX_OBJECTS {
+        let what = format!("{} objects to lay over, at most {MAX_OBJECTS}", request.overlay.len());
         return Err(Refusal::invalid(vec![catalogued(code::OVER_LIMIT, what)]));
     }
     let mut catalog = catalog.clone();

@@ -15,14 +15,16 @@ use weft_policy::{
 
 use super::{
     apply::require_admin,
-    change::{self, MAX_OPS, Plan, changed_meanwhile},
+    change::{self, MAX_OBJECTS, Order, Plan, changed_meanwhile},
     loosening::loosening,
-    require_for, who,
+    require_for,
 };
 use crate::{
     catalog::{Catalog, Scoped},
+    confirmation,
     core::Core,
     enrollment,
+    history::Verb,
     refusal::{Refusal, catalogued},
     registration,
     roles::{Caller, Role},
@@ -34,27 +36,49 @@ pub(super) async fn delete(
     caller: &Caller,
     request: DeleteRequest,
 ) -> Result<DeleteResponse, Refusal> {
+    let order = Order {
+        dry_run: request.dry_run,
+        force: request.force,
+        confirm_within: confirmation::window(request.confirm_within_ms)?,
+        ..Order::of(caller, Verb::Delete, &request.reason)?
+    };
     let keys = read(&request)?;
     let expected = (request.expected_revision != 0).then_some(Revision(request.expected_revision));
-    let done =
-        change::commit(core, request.dry_run, |catalog| plan(caller, catalog, &keys, expected)).await?;
-    if done.committed {
+    let done = change::commit(core, &order, |catalog| {
+        let mut plan = Plan::on(catalog);
+        let warnings = remove_all(caller, &mut plan, &keys, expected)?;
+        Ok((plan, warnings))
+    });
+    let done = done.await?;
+    if done.change.is_some() {
         for key in &keys {
             core.metrics.changes.inc();
-            let object = key.to_string();
-            info!(target: "audit", who = who(caller), object, outcome = "deleted", revision = %done.revision);
+            let (who, object, reason) = (&order.author, key.to_string(), order.reason.as_str());
+            let (outcome, change) = ("deleted", done.change);
+            info!(target: "audit", who, object, outcome, change, revision = %done.revision, ?reason);
         }
     }
     let deleted = keys.iter().map(convert::reference).collect();
-    Ok(DeleteResponse { revision: done.revision.0, deleted, warnings: done.answer })
+    let held = keys.iter().filter_map(|key| done.warning(key));
+    let warnings = done.answer.iter().cloned().chain(held).collect();
+    let (decisions, more_decisions) = done.verdict.told();
+    Ok(DeleteResponse {
+        revision: done.revision.0,
+        deleted,
+        warnings,
+        change: done.change.unwrap_or(0),
+        confirm_by: done.confirm_by.unwrap_or_default(),
+        decisions,
+        more_decisions,
+    })
 }
 
 fn read(request: &DeleteRequest) -> Result<BTreeSet<Key>, Refusal> {
     if request.refs.is_empty() {
         return Err(Refusal::invalid(vec![catalogued(code::NOTHING_TO_DO, "the request names no object")]));
     }
-    if request.refs.len() > MAX_OPS {
-        let what = format!("{} objects in one delete, at most {MAX_OPS}", request.refs.len());
+    if request.refs.len() > MAX_OBJECTS {
+        let what = format!("{} objects in one delete, at most {MAX_OBJECTS}", request.refs.len());
         return Err(Refusal::invalid(vec![catalogued(code::OVER_LIMIT, what)]));
     }
     let keys: Result<BTreeSet<Key>, _> = request.refs.iter().map(convert::key).collect();
@@ -65,14 +89,14 @@ fn read(request: &DeleteRequest) -> Result<BTreeSet<Key>, Refusal> {
     Ok(keys)
 }
 
-fn plan(
+/// Plans that none of `keys` is there any more, and says what still refers to them.
+pub(super) fn remove_all(
     caller: &Caller,
-    catalog: &Arc<Catalog>,
+    plan: &mut Plan,
     keys: &BTreeSet<Key>,
     expected: Option<Revision>,
-) -> Result<(Plan, Vec<String>), Refusal> {
-    let mut plan = Plan::default();
-    let mut after = catalog.as_ref().clone();
+) -> Result<Vec<String>, Refusal> {
+    let catalog = Arc::clone(plan.before());
     for key in keys {
         require_for(caller, key, Role::Editor)?;
         let Some(revision) = catalog.revision_of(key) else {
@@ -87,19 +111,18 @@ fn plan(
                 catalogued(code::IMMUTABLE, "the Mesh object is the mesh itself; it cannot be deleted");
             return Err(Refusal::invalid(vec![fault]));
         }
-        if let Some(opened) = loosening(catalog, key, None) {
+        if let Some(opened) = loosening(&catalog, key, None) {
             require_admin(caller, key, &opened)?;
+            plan.loosen();
         }
         plan.delete(key, revision);
         if let (Kind::Workload, Some(namespace)) = (key.kind, &key.namespace) {
             let scoped: Scoped = (namespace.clone(), key.name.clone());
             let label = catalog.workloads().get(&scoped).and_then(|workload| workload.label.as_ref());
-            plan.also(registration::beside(catalog, &scoped, label));
+            plan.also(registration::beside(&catalog, &scoped, label));
         }
-        after.remove(key);
     }
-    let warnings = keys.iter().flat_map(|key| left_behind(catalog, &after, key)).collect();
-    Ok((plan, warnings))
+    Ok(keys.iter().flat_map(|key| left_behind(&catalog, plan.after(), key)).collect())
 }
 
 /// What still refers to a deleted object.

@@ -6,16 +6,18 @@ use std::{
 };
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use weft_api::pb::management::{AgentStatus, Problem, ServiceStatus, StatusResponse};
+use weft_api::pb::management::{AgentStatus, PendingChange, Problem, ServiceStatus, StatusResponse};
 use weft_policy::{
     code::{self, CodeId},
     model::EndpointState,
     name::NodeName,
 };
 
+use super::unconfirmed;
 use crate::{
     core::{Authority, Core, VERSION},
     presence::{Link, Report},
+    refusal::Refusal,
     roles::{Caller, Role},
     world::World,
 };
@@ -25,11 +27,19 @@ const MAX_LAG: Duration = Duration::from_secs(5);
 /// The most problems that are told; more say nothing more.
 const MAX_PROBLEMS: usize = 100;
 
-pub(super) fn status(core: &Core, caller: &Caller, authority: &dyn Authority) -> StatusResponse {
+pub(super) async fn status(core: &Core, caller: &Caller, authority: &dyn Authority) -> StatusResponse {
+    // A store that does not answer is a problem to be told, no reason to tell nothing.
+    let (pending, unread) = match unconfirmed::told(core, caller).await {
+        Ok(pending) => (pending, None),
+        Err(refusal) => (Vec::new(), Some(unread(&refusal))),
+    };
     let world = core.world.current();
     let reports = core.presence.reports();
     let services = services(&world, caller);
     let mut problems = authority.problems();
+    problems.extend(unread);
+    problems.extend(core.audit.problems());
+    problems.extend(of_changes(&pending));
     problems.extend(of_agents(&world, &reports, core.clock.uptime()));
     problems.extend(of_services(&services));
     problems.extend(of_records(&world, caller));
@@ -45,7 +55,25 @@ pub(super) fn status(core: &Core, caller: &Caller, authority: &dyn Authority) ->
         authority: Some(authority.status()),
         uptime_seconds: core.clock.uptime().as_secs(),
         problems,
+        pending,
     }
+}
+
+fn unread(refusal: &Refusal) -> Problem {
+    let fault = &refusal.faults()[0];
+    let what = format!("cannot read which changes wait for their confirmation: {}", fault.what);
+    Problem { code: fault.code.to_string(), what, fix: fault.fix.clone() }
+}
+
+/// Changes that could not be taken back. Those that wait in good order are no problem.
+fn of_changes(pending: &[PendingChange]) -> Vec<Problem> {
+    let failed = pending.iter().filter(|pending| !pending.failed.is_empty());
+    failed
+        .map(|pending| {
+            let what = format!("change {} of {}: {}", pending.change, pending.author, pending.failed);
+            problem(code::NOT_TAKEN_BACK, what)
+        })
+        .collect()
 }
 
 fn agents(world: &World, reports: &BTreeMap<NodeName, Report>) -> Vec<AgentStatus> {

@@ -6,6 +6,7 @@ use weft_api::fault::Fault;
 use weft_policy::code;
 
 use crate::{
+    audit::AuditError,
     authority::AuthorityFailure,
     bootstrap::BootstrapError,
     config::SecretError,
@@ -40,6 +41,9 @@ pub enum ServerError {
     /// The directory of the socket.
     #[error(transparent)]
     RunDir(#[from] PrivateError),
+    /// The audit log cannot be opened.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The authority cannot work.
     #[error(transparent)]
     Authority(#[from] AuthorityFailure),
@@ -72,6 +76,7 @@ impl ServerError {
             Self::Read(error) => error.code(),
             Self::Listen(error) => error.code(),
             Self::RunDir(_) => code::SOCKET_UNSAFE,
+            Self::Audit(error) => error.code(),
             Self::Authority(error) => error.code(),
             Self::Roles(_) => code::METHOD_WITHOUT_ROLE,
             Self::Bootstrap(error) => return error.fault(),

@@ -23,10 +23,12 @@ use super::{ServerError, Stop};
 use crate::{
     alarms::Alarms,
     attest::join_token::JoinTokens,
+    audit::{self, Audit},
     authority::InstanceAuthority,
     bootstrap,
     clock::Clock,
     config::{Config, StoreConfig},
+    confirmation,
     core::Core,
     discovery::DiscoveryService,
     gate::{self, Gate},
@@ -53,6 +55,9 @@ use crate::{
 /// The largest question about health: the name of a service.
 const MAX_HEALTH_BYTES: usize = 1024;
 
+/// So long the audit log may take to be anchored at the end.
+const SETTLE: Duration = Duration::from_secs(1);
+
 /// A server whose every part runs.
 pub(super) struct Parts {
     pub(super) addresses: Addresses,
@@ -61,6 +66,7 @@ pub(super) struct Parts {
     doors: JoinSet<()>,
     /// What must run for as long as anybody is served. The first to end ends the server.
     vital: JoinSet<&'static str>,
+    audit: Audit,
     /// Holds the store open until everything else is dropped.
     _store: Arc<dyn Store>,
 }
@@ -96,7 +102,12 @@ pub(super) async fn build(config: &Config, clock: &Clock) -> Result<Parts, Serve
             error!(error = %failure, "the world cannot be kept current");
         }
     }));
+    let log = audit::Settings::in_directory(config.state_dir.join("audit"));
+    let (own, counted) = (authority.instance(), Arc::clone(&metrics));
+    let (audit, writing) = audit::open(log, Arc::clone(&store), clock.clone(), &own, counted).await?;
+    vital.spawn(named("the writer of the audit log", writing));
     let core = Core {
+        audit: audit.clone(),
         store: Arc::clone(&store),
         clock: clock.clone(),
         trust_domain: config.trust_domain.clone(),
@@ -114,6 +125,8 @@ pub(super) async fn build(config: &Config, clock: &Clock) -> Result<Parts, Serve
     let services = Services::new(config, &core, &authority, &addresses);
     bootstrap::run(&core, &services.management, config.manifests.as_deref()).await?;
 
+    let shared = Arc::new(core.clone());
+    vital.spawn(named("the keeper of unconfirmed changes", confirmation::keep::run(shared)));
     let gate_metrics = GateMetrics::default();
     let gate = Gate::new(gate::Settings {
         table,
@@ -123,6 +136,7 @@ pub(super) async fn build(config: &Config, clock: &Clock) -> Result<Parts, Serve
         bundles: authority.bundles(),
         metrics: gate_metrics.clone(),
         alarms: Arc::clone(&core.alarms),
+        audit: audit.clone(),
         per_client: config.limits.streams_per_client,
     });
     let mut told =
@@ -145,7 +159,7 @@ pub(super) async fn build(config: &Config, clock: &Clock) -> Result<Parts, Serve
     vital.spawn(named("the admin listener", serve_admin(listeners.admin, for_admin)));
     let kept = Arc::clone(&store);
     vital.spawn(named("the care of the authority", async move { authority.look_after(&*kept).await }));
-    Ok(Parts { addresses, draining, doors, vital, _store: store })
+    Ok(Parts { addresses, draining, doors, vital, audit, _store: store })
 }
 
 /// Opens the store that the configuration names.
@@ -265,6 +279,9 @@ impl Parts {
                 let over = async { while self.doors.join_next().await.is_some() {} };
                 if tokio::time::timeout(deadline, over).await.is_err() {
                     warn!(?deadline, "calls were cut at the end of the deadline");
+                }
+                if tokio::time::timeout(SETTLE, self.audit.settle()).await.is_err() {
+                    warn!("the audit log could not be anchored before the end");
                 }
                 remove_socket(&self.addresses.socket);
                 info!("server ended");

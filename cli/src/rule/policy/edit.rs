@@ -76,8 +76,9 @@ pub(super) fn edit(
     }
     let request = ApplyRequest {
         documents: vec![Document { json: document.to_string().into_bytes() }],
-        dry_run: false,
         reason: format!("weft policy {} {} {}", verb(action), args.source, args.destination),
+        force: args.force,
+        ..ApplyRequest::default()
     };
     let response = client::block_on(global, async |client| client.apply(request).await)?;
     print_applied(&response, output)?;

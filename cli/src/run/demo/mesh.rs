@@ -335,7 +335,7 @@ fn apply(state: &Path, yaml: &str) -> Result<(), CliError> {
     let resources = manifest::parse(yaml, Some(&namespace)).map_err(CliError::invalid)?;
     let document = |r| Document { json: manifest::to_json(r).to_string().into_bytes() };
     let documents = resources.iter().map(document).collect();
-    let request = ApplyRequest { documents, dry_run: false, reason: "weft demo".into() };
+    let request = ApplyRequest { documents, reason: "weft demo".into(), ..ApplyRequest::default() };
     with_server(state, async |client| client.apply(request).await.map_err(Into::into))?;
     Ok(())
 }

@@ -104,7 +104,7 @@ async fn a_dry_run_says_what_would_happen_and_writes_nothing() {
     let plane = Plane::shop().await;
     let mut client = plane.admin().await;
     let request =
-        ApplyRequest { documents: documents(&[service("new")]), dry_run: true, reason: String::new() };
+        ApplyRequest { documents: documents(&[service("new")]), dry_run: true, ..Default::default() };
     let answer = client.apply(request).await.unwrap().into_inner();
     assert_eq!(outcomes(&answer), ["created"]);
     refused(get(&mut client, "service", "new").await, Code::NotFound, code::NOT_FOUND);
@@ -117,8 +117,8 @@ async fn a_reason_is_kept_with_the_object() {
     let mut client = plane.admin().await;
     let request = ApplyRequest {
         documents: documents(&[service("new")]),
-        dry_run: false,
         reason: "ticket 7".to_owned(),
+        ..Default::default()
     };
     client.apply(request.clone()).await.unwrap();
     let stored = get(&mut client, "service", "new").await.unwrap();
@@ -157,8 +157,7 @@ async fn pol_02_what_admission_cannot_read_exactly_is_refused_with_its_path() {
     }
     let raw = |text: &str| ApplyRequest {
         documents: vec![Document { json: text.as_bytes().to_vec() }],
-        dry_run: false,
-        reason: String::new(),
+        ..Default::default()
     };
     let whole = policy().to_string();
     let twice = whole.replacen("\"kind\"", "\"kind\": \"Service\", \"kind\"", 1);
@@ -174,10 +173,10 @@ async fn pol_02_what_admission_cannot_read_exactly_is_refused_with_its_path() {
 async fn one_apply_holds_as_many_objects_as_one_transaction_and_says_so() {
     let plane = Plane::shop().await;
     let mut client = plane.admin().await;
-    let many: Vec<_> = (0..128).map(|number| service(&format!("s{number}"))).collect();
+    let many: Vec<_> = (0..101).map(|number| service(&format!("s{number}"))).collect();
     let what = refused(apply(&mut client, &many).await, Code::InvalidArgument, code::OVER_LIMIT);
-    assert!(what.contains("128 objects") && what.contains("at most 127"), "{what}");
-    assert_eq!(outcomes(&apply(&mut client, &many[..127]).await.unwrap()).len(), 127);
+    assert!(what.contains("101 objects") && what.contains("at most 100"), "{what}");
+    assert_eq!(outcomes(&apply(&mut client, &many[..100]).await.unwrap()).len(), 100);
     refused(apply(&mut client, &[]).await, Code::InvalidArgument, code::NOTHING_TO_DO);
     let twice = [service("a"), service("a")];
     refused(apply(&mut client, &twice).await, Code::InvalidArgument, code::SAME_OBJECT_TWICE);
@@ -285,33 +284,23 @@ async fn api_05_messages_that_are_too_large_or_no_messages_are_refused_in_our_wo
     let mut client = plane.admin().await;
     let big = ApplyRequest {
         documents: vec![Document { json: vec![b' '; 4 * 1024 * 1024 + 1] }],
-        dry_run: false,
-        reason: String::new(),
+        ..Default::default()
     };
     refused(client.apply(big).await, Code::ResourceExhausted, code::MESSAGE_TOO_LARGE);
 
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-    let deep = ApplyRequest {
-        documents: vec![Document { json: deep.into_bytes() }],
-        dry_run: false,
-        reason: String::new(),
-    };
+    let deep = ApplyRequest { documents: vec![Document { json: deep.into_bytes() }], ..Default::default() };
     let status = client.apply(deep).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(fault(&status).code.starts_with("W4"));
 
     let invalid = ApplyRequest {
         documents: vec![Document { json: b"{\"kind\": \"\xff\xfe\"}".to_vec() }],
-        dry_run: false,
-        reason: String::new(),
+        ..Default::default()
     };
     assert_eq!(client.apply(invalid).await.unwrap_err().code(), Code::InvalidArgument);
 
-    let list = ApplyRequest {
-        documents: vec![Document::default(); 1_000_000],
-        dry_run: false,
-        reason: String::new(),
-    };
+    let list = ApplyRequest { documents: vec![Document::default(); 1_000_000], ..Default::default() };
     refused(client.apply(list).await, Code::InvalidArgument, code::OVER_LIMIT);
 }
 

@@ -7,7 +7,7 @@ use super::*;
 use crate::{harness::Plane, layout, samples};
 
 async fn delete(client: &mut Client, refs: Vec<ObjectRef>, expected: u64) -> Result<DeleteResponse, Status> {
-    let request = DeleteRequest { refs, dry_run: false, expected_revision: expected };
+    let request = DeleteRequest { refs, expected_revision: expected, ..Default::default() };
     client.delete(request).await.map(tonic::Response::into_inner)
 }
 

@@ -1,8 +1,13 @@
 //! The management service over real gRPC, with the embedded store.
 
 mod apply;
+mod audit;
 mod check;
+mod confirm;
 mod delete;
+mod history;
+mod lockout;
+mod matrix;
 mod query;
 mod roles;
 mod watch;
@@ -46,7 +51,7 @@ fn reference(kind: &str, name: &str) -> ObjectRef {
 }
 
 async fn apply(client: &mut Client, values: &[Value]) -> Result<ApplyResponse, Status> {
-    let request = ApplyRequest { documents: documents(values), dry_run: false, reason: String::new() };
+    let request = ApplyRequest { documents: documents(values), ..Default::default() };
     client.apply(request).await.map(tonic::Response::into_inner)
 }
 

@@ -2,6 +2,7 @@
 //! matters.
 
 mod access;
+mod changes;
 mod connections;
 mod copies;
 mod crash;

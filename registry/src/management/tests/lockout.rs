@@ -1,0 +1,144 @@
+//! POL-06: a change that would cut every call to a service must be meant.
+
+use std::time::{Duration, SystemTime};
+
+use weft_api::pb::management::{DeleteRequest, DeleteResponse};
+use weft_policy::code;
+
+use super::*;
+use crate::{clock::Clock, harness::Plane, samples};
+
+/// A policy about charge.
+fn policy(name: &str, action: &str, source: Value) -> Value {
+    json!({
+        "apiVersion": "weft.mesh/v1alpha1", "kind": "AuthorizationPolicy",
+        "metadata": {"name": name, "namespace": "shop"},
+        "spec": {
+            "targetRefs": [{"group": "", "kind": "Service", "name": "charge"}],
+            "action": action,
+            "rules": [{"name": "all", "sources": [source]}],
+        },
+    })
+}
+
+fn deny_all() -> Value {
+    policy("deny-all", "DENY", json!({"type": "Any"}))
+}
+
+fn exactly(account: &str) -> Value {
+    json!({"type": "SPIFFE", "spiffe": format!("spiffe://corp.example/ns/shop/sa/{account}")})
+}
+
+async fn apply_as(
+    client: &mut Client,
+    value: &Value,
+    dry_run: bool,
+    force: bool,
+) -> Result<ApplyResponse, Status> {
+    let documents = documents(std::slice::from_ref(value));
+    let request = ApplyRequest { documents, dry_run, force, ..Default::default() };
+    client.apply(request).await.map(tonic::Response::into_inner)
+}
+
+async fn delete(client: &mut Client, name: &str, force: bool) -> Result<DeleteResponse, Status> {
+    let refs = vec![reference("ap", name)];
+    client.delete(DeleteRequest { refs, force, ..Default::default() }).await.map(tonic::Response::into_inner)
+}
+
+#[tokio::test]
+async fn pol_06_a_policy_that_refuses_every_live_call_to_a_service_is_refused_unless_forced() {
+    let plane = Plane::shop().await;
+    let mut client = plane.admin().await;
+    for dry_run in [true, false] {
+        let answer = apply_as(&mut client, &deny_all(), dry_run, false).await;
+        let what = refused(answer, Code::FailedPrecondition, code::LOCKOUT);
+        assert!(what.contains("charge.shop"), "{what}");
+    }
+    refused(get(&mut client, "ap", "deny-all").await, Code::NotFound, code::NOT_FOUND);
+    assert_eq!(plane.rig.core.metrics.lockouts.get(), 2);
+    apply_as(&mut client, &deny_all(), false, true).await.unwrap();
+    // Nobody is let in any more, so nobody can be locked out.
+    apply_as(&mut client, &policy("deny-more", "DENY", json!({"type": "Any"})), false, false).await.unwrap();
+}
+
+#[tokio::test]
+async fn pol_06_taking_the_only_permission_away_is_refused_unless_forced() {
+    let plane = Plane::shop().await;
+    let mut client = plane.admin().await;
+    let answer = delete(&mut client, "charge-from-order", false).await;
+    refused(answer, Code::FailedPrecondition, code::LOCKOUT);
+    let misspelt = policy("charge-from-order", "ALLOW", exactly("ordr"));
+    refused(apply_as(&mut client, &misspelt, false, false).await, Code::FailedPrecondition, code::LOCKOUT);
+    delete(&mut client, "charge-from-order", true).await.unwrap();
+}
+
+#[tokio::test]
+async fn pol_06_who_is_named_one_by_one_is_meant_and_a_dry_run_policy_cuts_nobody() {
+    let plane = Plane::shop().await;
+    let mut client = plane.admin().await;
+    let mut shadow = deny_all();
+    shadow["spec"]["mode"] = json!("DryRun");
+    apply_as(&mut client, &shadow, false, false).await.unwrap();
+    let named = policy("deny-order", "DENY", exactly("order"));
+    apply_as(&mut client, &named, false, false).await.unwrap();
+}
+
+#[tokio::test]
+async fn pol_06_what_leaves_somebody_in_or_concerns_nobody_is_not_refused() {
+    let plane = Plane::shop().await;
+    let mut client = plane.admin().await;
+    let also = policy("charge-from-ledger", "ALLOW", exactly("ledger"));
+    apply_as(&mut client, &also, false, false).await.unwrap();
+    delete(&mut client, "charge-from-order", false).await.unwrap();
+    let mut elsewhere = deny_all();
+    elsewhere["spec"]["targetRefs"][0]["name"] = json!("order");
+    apply_as(&mut client, &elsewhere, false, false).await.unwrap();
+}
+
+#[tokio::test]
+async fn pol_06_a_default_that_closes_a_whole_mesh_is_refused_unless_forced() {
+    let plane = Plane::shop().await;
+    let mut client = plane.admin().await;
+    let with = |default: &str| {
+        let mut mesh = json_of(&Resource::Mesh(samples::mesh()));
+        mesh["spec"]["defaultAuthorization"] = json!(default);
+        mesh
+    };
+    apply_as(&mut client, &with("Allow"), false, false).await.unwrap();
+    let what = refused(
+        apply_as(&mut client, &with("Deny"), false, false).await,
+        Code::FailedPrecondition,
+        code::LOCKOUT,
+    );
+    assert!(what.contains("order.shop") && !what.contains("charge.shop"), "{what}");
+    apply_as(&mut client, &with("Deny"), false, true).await.unwrap();
+}
+
+#[tokio::test]
+async fn callers_that_nobody_vouches_for_are_not_locked_out() {
+    let (clock, hands) = Clock::test(SystemTime::UNIX_EPOCH);
+    let plane = Plane::with_clock(clock).await;
+    plane.rig.put_shop().await;
+    let mut client = plane.admin().await;
+    hands.advance(Duration::from_secs(61));
+    let doubted = |world: &std::sync::Arc<crate::world::World>| {
+        !world.standings().is_confirmed(&("shop".parse().unwrap(), "order-1".parse().unwrap()))
+    };
+    plane.rig.core.world.changes().wait_for(doubted).await.unwrap();
+    apply_as(&mut client, &deny_all(), false, false).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_dry_run_tells_which_live_calls_are_decided_otherwise() {
+    let plane = Plane::shop().await;
+    let mut client = plane.admin().await;
+    let answer = apply_as(&mut client, &deny_all(), true, true).await.unwrap();
+    assert_eq!((answer.decisions.len(), answer.more_decisions, answer.change), (1, 0, 0));
+    let decision = &answer.decisions[0];
+    assert_eq!(decision.source, "spiffe://corp.example/ns/shop/sa/order");
+    assert_eq!((decision.service.as_str(), decision.port), ("charge.shop", 80));
+    assert!(decision.allowed_before && !decision.allowed_after);
+    let also = policy("charge-from-ledger", "ALLOW", exactly("ledger"));
+    let opened = apply_as(&mut client, &also, true, false).await.unwrap().decisions.remove(0);
+    assert!(!opened.allowed_before && opened.allowed_after, "{opened:?}");
+}
