@@ -122,7 +122,7 @@ fn api_02_every_method_of_the_descriptors_is_in_the_table() {
 
 #[tokio::test]
 async fn api_02_each_role_each_method_own_and_foreign_namespace() {
-    let plane = Plane::start().await;
+    let plane = Plane::shop().await;
     let mut admin = plane.admin().await;
     for port in [80, 81] {
         for namespace in ["shop", "bank"] {
