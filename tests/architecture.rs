@@ -7,7 +7,9 @@ use std::fs;
 use std::sync::LazyLock;
 
 use serde_json::Value;
-use weft_tests::architecture::{assert_none, cargo, crates, manifests, sources, tree, workspace_root};
+use weft_tests::architecture::{
+    assert_none, cargo, crates, licences, manifests, sources, tree, workspace_root,
+};
 
 static METADATA: LazyLock<Value> = LazyLock::new(|| {
     let output = cargo(&["metadata", "--no-deps", "--format-version=1"]);
@@ -102,6 +104,12 @@ fn members_inherit_the_lints_and_the_versions_of_the_workspace() {
 #[test]
 fn cargo_deny_bans_what_the_tree_may_not_contain() {
     assert_none(&manifests::deny_names_the_bans(&root_file("deny.toml")));
+}
+
+#[test]
+fn licences_of_everything_that_is_built_tested_or_fuzzed_are_allowed() {
+    let everything = serde_json::from_str(&cargo(licences::EVERY_CRATE)).expect("cargo metadata is JSON");
+    assert_none(&licences::forbidden(&everything, &root_file("deny.toml")));
 }
 
 fn tree_of(package: &str) -> Vec<tree::Crate> {

@@ -1,3 +1,5 @@
+//! Hands the bytes of libFuzzer to [`weft_fuzz::f01_spiffe_id`].
+
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| weft_fuzz::f01_spiffe_id(data));

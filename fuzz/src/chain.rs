@@ -35,8 +35,8 @@ const DOMAINS: [&str; 3] = ["a.example", "b.example", "c.example"];
 
 static BUNDLES: LazyLock<TrustBundles> = LazyLock::new(|| {
     let mut bundles = TrustBundles::new();
-    for number in 0..2 {
-        let domain = DOMAINS[number].parse().expect("it is one");
+    for (number, name) in DOMAINS.iter().enumerate().take(2) {
+        let domain = name.parse().expect("it is one");
         let bundle = TrustBundle::new(domain, vec![root(number).der.into()], 1);
         bundles.insert(bundle.expect("a root in order")).expect("two domains");
     }
@@ -412,10 +412,16 @@ fn uris(certificate: &X509Certificate<'_>) -> Vec<String> {
     let Some(names) = certificate.subject_alternative_name().expect("at most one, and legible") else {
         return Vec::new();
     };
-    let uri = |name: &GeneralName<'_>| match name {
-        GeneralName::URI(text) => Some((*text).to_owned()),
-        GeneralName::Invalid(tag, bytes) if tag.0 == 6 => Some(format!("{bytes:02x?}")),
-        _ => None,
+    let uri = |name: &GeneralName<'_>| {
+        if let GeneralName::URI(text) = name {
+            return Some((*text).to_owned());
+        }
+        if let GeneralName::Invalid(tag, bytes) = name
+            && tag.0 == 6
+        {
+            return Some(format!("{bytes:02x?}"));
+        }
+        None
     };
     names.value.general_names.iter().filter_map(uri).collect()
 }

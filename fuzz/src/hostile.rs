@@ -15,10 +15,20 @@ use quinn_proto::crypto::{
 use quinn_proto::transport_parameters::TransportParameters;
 use quinn_proto::{ConnectError, ConnectionId, Side, TransportError};
 
-/// What happens to the packets of the application space, first to last.
-#[derive(Debug, Default)]
+/// What happens to the packets of this peer, first to last.
+#[derive(Debug)]
 pub(crate) struct Script {
+    from: From,
     steps: Mutex<VecDeque<Step>>,
+}
+
+/// Which packet is the first to be rewritten.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum From {
+    /// The one with the certificate: frames of the handshake, and TLS messages in them.
+    Handshake,
+    /// The first under the keys of the application.
+    Application,
 }
 
 /// What happens to one packet.
@@ -33,13 +43,18 @@ pub(crate) enum Step {
 }
 
 impl Script {
-    pub(crate) fn new(steps: VecDeque<Step>) -> Arc<Self> {
-        Arc::new(Self { steps: Mutex::new(steps) })
+    pub(crate) fn new(steps: VecDeque<Step>, from: From) -> Arc<Self> {
+        Arc::new(Self { from, steps: Mutex::new(steps) })
     }
 
     /// Whether every step was taken.
     pub(crate) fn is_over(&self) -> bool {
         self.steps.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Takes no further step: the packets from here on go out as they are.
+    pub(crate) fn stop(&self) {
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     fn rewrite(&self, frames: &mut [u8]) {
@@ -78,7 +93,7 @@ impl ClientConfig for Hostile {
 struct HostileSession {
     inner: Box<dyn Session>,
     script: Arc<Script>,
-    /// Keys come twice: for the handshake, which must succeed, and for the application.
+    /// Keys come twice: for the handshake and for the application.
     flights: u32,
 }
 
@@ -124,7 +139,7 @@ impl Session for HostileSession {
     fn write_handshake(&mut self, buf: &mut Vec<u8>) -> Option<Keys> {
         let mut keys = self.inner.write_handshake(buf)?;
         self.flights += 1;
-        if self.flights == 2 {
+        if self.flights == 2 || self.script.from == From::Handshake {
             keys.packet.local = self.sealed(keys.packet.local);
         }
         Some(keys)

@@ -255,7 +255,7 @@ fn tokens(bytes: &[u8]) {
 fn discovery(message: DeltaMessage) {
     let Ok(delta) = convert::discovery::delta_from_message(message.clone()) else { return };
     let again = convert::discovery::delta_to_message(&delta, [0; 32]);
-    assert_eq!(convert::discovery::delta_from_message(again.clone()).as_ref(), Ok(&delta));
+    assert_eq!(convert::discovery::delta_from_message(again).as_ref(), Ok(&delta));
     let mut lost = message;
     if lost.upserts.pop().is_some() || lost.removes.pop().is_some() {
         assert!(

@@ -14,6 +14,7 @@ use weft_api::{manifest, record};
 use weft_identity::TrustDomain;
 use weft_identity::bundle::TrustBundle;
 use weft_policy::name::Namespace;
+use weft_registry::alarms::Alarms;
 use weft_registry::clock::Clock;
 use weft_registry::core::{Authority, Core, Tokens};
 use weft_registry::management::ManagementService;
@@ -65,7 +66,11 @@ async fn core(directory: &std::path::Path) -> (Core, watch::Sender<Arc<TrustBund
         keeper::start(Arc::clone(&store), clock.clone(), &presence, domain.clone(), Arc::clone(&metrics))
             .await;
     let (world, keep) = started.expect("an empty store");
-    tokio::task::spawn(async move {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the keeper lives as long as the process, which owns this plane"
+    )]
+    tokio::spawn(async move {
         let _ = keep.await;
     });
     let mut last = None;
@@ -84,7 +89,7 @@ async fn core(directory: &std::path::Path) -> (Core, watch::Sender<Arc<TrustBund
     let core = Core {
         audit,
         store,
-        clock,
+        clock: clock.clone(),
         trust_domain: domain,
         cluster: "local".parse().expect("it is one"),
         instance: "one".to_owned(),
@@ -92,6 +97,9 @@ async fn core(directory: &std::path::Path) -> (Core, watch::Sender<Arc<TrustBund
         presence,
         bundle: told,
         metrics,
+        alarms: Arc::new(Alarms::new(clock.clone())),
+        // The shop fills several pages.
+        list_page: 3,
         shared_uid: Default::default(),
         draining: Default::default(),
     };

@@ -26,7 +26,10 @@ fn name(bytes: &[u8]) {
     assert_eq!(by_text.is_ok(), is_id(bytes), "the specification says otherwise of {text:?}: {by_text:?}");
     let domain: Result<TrustDomain, _> = text.parse();
     assert_eq!(domain.is_ok(), is_domain(bytes), "the specification says otherwise of domain {text:?}");
-    if let Ok(name) = text.parse::<SpiffeName>() {
+    let name: Result<SpiffeName, _> = text.parse();
+    let of_domain = bytes.strip_prefix(b"spiffe://").is_some_and(is_domain);
+    assert_eq!(name.is_ok(), is_id(bytes) || of_domain, "the specification says otherwise of name {text:?}");
+    if let Ok(name) = name {
         assert_eq!(name.to_string(), text, "a name is written as it was read");
     }
     if let Ok(id) = by_text {

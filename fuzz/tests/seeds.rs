@@ -3,23 +3,46 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, Once, PoisonError};
 
 /// Mutations of each seed; 0x5eed is where the generator starts, always.
 const ROUNDS: usize = 20;
 
+/// What panicked on a thread of its own, where the test would not notice; libFuzzer ends the process for it.
+static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+fn listen_for_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let default = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            PANICS.lock().unwrap_or_else(PoisonError::into_inner).push(panic.to_string());
+            default(panic);
+        }));
+    });
+}
+
+fn nothing_panicked(name: &str) {
+    let panics = PANICS.lock().unwrap_or_else(PoisonError::into_inner);
+    assert!(panics.is_empty(), "{name}: {panics:?}");
+}
+
 #[test]
 fn every_seed_of_every_target_keeps_its_promises() {
+    listen_for_panics();
     for (name, target) in weft_fuzz::TARGETS {
         let seeds = seeds(name);
         assert!(seeds.len() >= 5, "{name} has {} seeds", seeds.len());
         for seed in &seeds {
             target(&fs::read(seed).expect("a seed can be read"));
         }
+        nothing_panicked(name);
     }
 }
 
 #[test]
 fn mutated_seeds_keep_their_promises() {
+    listen_for_panics();
     let mut state = 0x5eed_u64;
     for (name, target) in weft_fuzz::TARGETS {
         for seed in seeds(name) {
@@ -28,6 +51,7 @@ fn mutated_seeds_keep_their_promises() {
                 target(&mutated(whole.clone(), &mut state));
             }
         }
+        nothing_panicked(name);
     }
 }
 

@@ -20,6 +20,7 @@
 //! - [`forge`], [`corpus`] and [`presented`]: certificates of an attacker, made by rcgen and by an independent
 //!   hand, and how they are presented;
 //! - [`handshake`] and [`verdict`]: real handshakes with an attacker, and what came of them on both ends;
+//! - [`sbom`]: what the binary is made of, for `tests/sbom`;
 //! - [`architecture`]: the invariants of the source tree, as functions over what cargo reports.
 //!
 //! The harness panics with a message that names the cause: its caller is a test.
@@ -42,4 +43,5 @@ pub mod person;
 pub mod presented;
 pub mod process;
 pub mod python;
+pub mod sbom;
 pub mod verdict;

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-/// What each crate builds on, exactly (architecture, "Floors"). The roof (`weft-tests` and
-/// `weft-benches`) may use everything below it and is used by nothing but itself.
+/// What each crate builds on, exactly (architecture, "Floors"). The roof (`weft-tests`, `weft-benches`
+/// and `weft-fuzz`) may use everything below it and is used by nothing but itself.
 const FLOORS: &[(&str, &[&str])] = &[
     ("weft-identity", &[]),
     ("weft-policy", &["weft-identity"]),
@@ -15,7 +15,7 @@ const FLOORS: &[(&str, &[&str])] = &[
 ];
 
 /// The crates above every floor.
-const ROOF: &[&str] = &["weft-tests", "weft-benches"];
+const ROOF: &[&str] = &["weft-tests", "weft-benches", "weft-fuzz"];
 
 /// Checks the edges between workspace crates in the output of `cargo metadata --no-deps`.
 pub fn edges(metadata: &Value) -> Vec<String> {

@@ -7,6 +7,7 @@
 
 pub mod crates;
 pub mod lexer;
+pub mod licences;
 pub mod manifests;
 pub mod sources;
 pub mod tree;

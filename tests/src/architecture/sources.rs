@@ -12,8 +12,9 @@ use super::lexer::{self, Split, find_word, line_of};
 pub const MOST_LINES: usize = 600;
 
 /// Folders of the workspace that hold Rust sources by hand or generated.
-const FOLDERS: &[&str] =
-    &["identity", "policy", "api", "overlay", "registry", "node", "cli", "tests", "benches", "deploy"];
+const FOLDERS: &[&str] = &[
+    "identity", "policy", "api", "overlay", "registry", "node", "cli", "tests", "benches", "fuzz", "deploy",
+];
 
 /// Generated code: it has no author who could make it shorter.
 const GENERATED: &str = "api/src/gen/";
