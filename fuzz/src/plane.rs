@@ -66,11 +66,7 @@ async fn core(directory: &std::path::Path) -> (Core, watch::Sender<Arc<TrustBund
         keeper::start(Arc::clone(&store), clock.clone(), &presence, domain.clone(), Arc::clone(&metrics))
             .await;
     let (world, keep) = started.expect("an empty store");
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the keeper lives as long as the process, which owns this plane"
-    )]
-    tokio::spawn(async move {
+    for_the_process(async move {
         let _ = keep.await;
     });
     let mut last = None;
@@ -85,7 +81,7 @@ async fn core(directory: &std::path::Path) -> (Core, watch::Sender<Arc<TrustBund
     let log = audit::Settings::in_directory(directory.join("audit"));
     let opened = audit::open(log, Arc::clone(&store), clock.clone(), "one", Arc::clone(&metrics)).await;
     let (audit, writing) = opened.expect("a new log");
-    tokio::task::spawn(writing);
+    for_the_process(writing);
     let core = Core {
         audit,
         store,
@@ -104,6 +100,12 @@ async fn core(directory: &std::path::Path) -> (Core, watch::Sender<Arc<TrustBund
         draining: Default::default(),
     };
     (core, bundle)
+}
+
+/// Runs what lives as long as the process, which owns this plane.
+#[expect(clippy::disallowed_methods, reason = "the process owns it, and nothing drains a fuzz target")]
+fn for_the_process(task: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(task);
 }
 
 /// Somebody on the server's host; the role holds in `scope`, or everywhere.

@@ -286,7 +286,7 @@ impl Writer {
         }
     }
 
-    async fn verify(&mut self) -> Result<Report, String> {
+    async fn verify(&self) -> Result<Report, String> {
         let mut report = self.on_disk(|files| files.verify()).await?;
         let anchor = Anchor::read(&*self.log.store, &self.log.anchor_key).await;
         let anchor = anchor.map_err(|error| error.to_string())?;

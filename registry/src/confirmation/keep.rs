@@ -59,7 +59,7 @@ impl Keeper {
             self.due.retain(|change, _| waiting.iter().any(|pending| pending.change == *change));
             for pending in &waiting {
                 let left = pending.deadline.duration_since(self.core.clock.now()).unwrap_or_default();
-                self.due.entry(pending.change).or_insert(now + left.min(super::LONGEST));
+                self.due.entry(pending.change).or_insert_with(|| now + left.min(super::LONGEST));
             }
             let next = waiting.iter().min_by_key(|pending| self.due.get(&pending.change)).cloned();
             tokio::select! {

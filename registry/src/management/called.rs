@@ -72,6 +72,10 @@ impl Answer for DeleteResponse {
 }
 
 impl Answer for ConfirmResponse {
+    #[expect(
+        clippy::misnamed_getters,
+        reason = "the change that this call made is the one that took the other back"
+    )]
     fn change(&self) -> u64 {
         self.undone_by
     }

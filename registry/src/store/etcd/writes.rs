@@ -117,16 +117,15 @@ impl Writes {
             Ok(answer) => return self.refused(txn, slot, &answer).await,
             Err(failure) => failure,
         };
-        match failure.verdict() {
-            Verdict::Unknown => match self.resolve(slot, &token).await {
-                Ok(Some(revision)) => Ok(Outcome::Applied(revision)),
-                Ok(None) => Ok(Outcome::Not(failure)),
-                Err(_) => Err(unknown(&failure)),
-            },
-            verdict => {
-                slot.sure = true;
-                self.undone(txn, &session, verdict, failure).await
-            }
+        let verdict = failure.verdict();
+        if verdict != Verdict::Unknown {
+            slot.sure = true;
+            return self.undone(txn, &session, verdict, failure).await;
+        }
+        match self.resolve(slot, &token).await {
+            Ok(Some(revision)) => Ok(Outcome::Applied(revision)),
+            Ok(None) => Ok(Outcome::Not(failure)),
+            Err(_) => Err(unknown(&failure)),
         }
     }
 
