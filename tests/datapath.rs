@@ -13,6 +13,7 @@ use weft_tests::eventually::eventually;
 use weft_tests::load::{self, Echo};
 use weft_tests::manifest::{allow, service, spiffe_id};
 use weft_tests::mesh::{Mesh, Workload};
+use weft_tests::netns::Fault;
 
 /// The port of the service on hostb.
 const LOCAL: u16 = 8081;
@@ -197,6 +198,28 @@ fn two_thousand_idle_connections_stay_open_and_all_answer() {
         let still = open(&server.stdout());
         if still == 0 { Ok(()) } else { Err(format!("{still} open")) }
     });
+}
+
+#[test]
+fn quic_19_a_path_that_loses_long_packets_without_a_word_carries_a_transfer_to_its_end() {
+    // The least that a path must carry is 1,200 bytes of UDP payload (RFC 9000 section 14).
+    const LONGEST: u16 = 1_200 + 28;
+    let mesh = mesh("tcp");
+    let _server = app::script(mesh.host("hostb"), "echo.py", LOCAL, &[]);
+    wait_for_echo(&mesh);
+    for host in ["hosta", "hostb"] {
+        mesh.host(host).cut_up_segments();
+    }
+    let word = vec![b'w'; 512 * 1024];
+    let mut flow = Echo::open(mesh.host("hosta"), upstream()).unwrap();
+    flow.exchange(&word).unwrap();
+
+    mesh.set_faults(&[Fault::LongerThan(LONGEST)]);
+    for round in 0..4 {
+        flow.exchange(&word).unwrap_or_else(|error| panic!("the flow goes on, round {round}: {error}"));
+    }
+    let mut other = Echo::open(mesh.host("hosta"), upstream()).unwrap();
+    other.exchange(&word).expect("and so does a new one");
 }
 
 /// Two hosts and one service: "order" on hosta may call "charge" on hostb, "stranger" on hosta may not.

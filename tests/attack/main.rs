@@ -1,4 +1,4 @@
-//! Sessions and transport under attack: TLS-01 to TLS-07 and QUIC-01 to QUIC-20 of the catalogue.
+//! Sessions and transport under attack: TLS-01 to TLS-07 and QUIC-01 to QUIC-21 of the catalogue.
 //!
 //! The attacker is never quinn: `tests/tools/quic_attack.py` drives aioquic, authenticated with a certificate that the
 //! victim trusts, and `tests/tools/quic_raw.py` makes packets by hand. [`frames`] has an endpoint of `weft-overlay` for
@@ -14,12 +14,13 @@
 //! | QUIC-05 | connection IDs of an attacker only meet quinn's keyed hash (SipHash); the IDs it issues are its own |
 //! | QUIC-08 on paths that may migrate | the roaming profile does not exist: every change of path is refused here |
 //! | QUIC-18 after a restart | `overlay/src/tests/restart.rs` |
-//! | QUIC-19 | faults of the network are the fault tests' |
-//! | QUIC-21 | resumption, 0-RTT, v2, rebinding, migration: refused, in [`frames`]; http3: not offered, other protocols are refused |
+//! | QUIC-19 | `datapath.rs` |
+//! | QUIC-21 | [`interop`] has the matrix |
 
 #![expect(clippy::print_stdout, reason = "the figures of an attack are part of what a run reports")]
 
 mod agent;
 mod frames;
+mod interop;
 mod lab;
 mod notice;

@@ -39,6 +39,9 @@ pub enum Fault {
     Deaf(Host),
     /// Everything from this host: it hears, and nobody hears it.
     Mute(Host),
+    /// Every IP packet of more bytes than this, without a word to its sender: a black hole for path MTU discovery. Hosts
+    /// that send segments must cut them up themselves ([`Host::cut_up_segments`]), or all of a batch is one packet.
+    LongerThan(u16),
 }
 
 /// Hosts that can reach each other. Dropping it ends what still runs on them and removes them.
@@ -166,6 +169,16 @@ impl Drop for Network {
 }
 
 impl Host {
+    /// Lets no packet leave this host that is several in one (UDP segmentation offload).
+    ///
+    /// # Panics
+    ///
+    /// If the link cannot be set so.
+    #[track_caller]
+    pub fn cut_up_segments(&self) {
+        run(&["ip", "-n", &self.netns, "link", "set", "eth0", "gso_max_segs", "1"]);
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
@@ -229,6 +242,7 @@ impl Fault {
             }
             Self::Deaf(host) => format!("  oifname \"{}\" drop\n", host.port()),
             Self::Mute(host) => format!("  iifname \"{}\" drop\n", host.port()),
+            Self::LongerThan(bytes) => format!("  ip length > {bytes} drop\n"),
         }
     }
 }

@@ -9,10 +9,10 @@ import json
 import socket
 import time
 
-from quic_peer import Peer, header, parameter, random, stream, var, without
+from quic_peer import Peer, bend, header, lose, one_in, parameter, random, stream, var, without
 
 from aioquic.quic.packet import QuicProtocolVersion
-from aioquic.tls import Epoch
+from aioquic.tls import CipherSuite, Epoch
 
 PING, ACK, RESET, STOP, CRYPTO, NEW_TOKEN = 0x01, 0x02, 0x04, 0x05, 0x06, 0x07
 # A flood that is not cut by then never is.
@@ -76,6 +76,33 @@ def good(args):
         # The acceptance comes first, and may come alone.
         peer.pump(5.0, lambda: peer.closed or peer.data.get(0, b"").endswith(b"ping"))
     return peer.outcome(echo=peer.data.get(0, b"").endswith(b"ping"), tickets=len(peer.tickets))
+
+
+def transfer(flows=1, octets=200_000, change=None, new_keys=False, within=30.0, **overrides):
+    """A peer in good order: flows that carry bytes there and back, over a network that does its worst."""
+
+    def attempt(args):
+        peer = Peer(args, **overrides)
+        if change:
+            peer.fate = one_in(10, change, args.seed)
+        began, whole = time.monotonic(), 0
+        if peer.connect(within):
+            payload = random(octets)
+            first = header(args.label, port=args.service_port)
+            ids = [4 * n for n in range(flows)]
+            for stream_id in ids:
+                peer.connection.send_stream_data(stream_id, first + payload)
+            is_whole = lambda stream_id: peer.data.get(stream_id, b"").endswith(payload)
+            if new_keys:
+                peer.flush()
+                peer.pump(1.0, lambda: peer.data.get(0))
+                peer.connection.request_key_update()
+            peer.pump(within, lambda: peer.closed or all(map(is_whole, ids)))
+            whole = sum(map(is_whole, ids))
+        cipher = peer.connection.tls.key_schedule.cipher_suite.name if peer.done else None
+        return peer.outcome(whole=whole, cipher=cipher, seconds=round(time.monotonic() - began, 2))
+
+    return attempt
 
 
 def other_protocol(args):
@@ -267,6 +294,12 @@ def ranges(args):
 
 ATTACKS = {
     "good": good,
+    "transfer": transfer(octets=2_000_000),
+    "multiplexing": transfer(flows=100, octets=10_000),
+    "chacha20": transfer(cipher_suites=[CipherSuite.CHACHA20_POLY1305_SHA256]),
+    "key_update": transfer(octets=500_000, new_keys=True),
+    "loss": transfer(change=lose),
+    "corruption": transfer(change=bend),
     "other_protocol": other_protocol,
     "no_protocol": no_protocol,
     "no_certificate": no_certificate,
@@ -327,6 +360,7 @@ def main():
     parser.add_argument("--label", default="label")
     parser.add_argument("--service-port", type=int, default=80)
     parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--request", default="ping", help="what a flow asks its program for")
     parser.add_argument("--seconds", type=float, default=5.0)
     args = parser.parse_args()

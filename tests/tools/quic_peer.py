@@ -9,6 +9,7 @@ import os
 import socket
 import ssl
 import time
+from random import Random
 
 from aioquic import tls
 from aioquic.buffer import Buffer, encode_uint_var
@@ -90,6 +91,8 @@ class Peer:
         self.done = self.closed = None
         self.data = {}
         self.muted = False
+        # What becomes of a datagram, either way: a list of none, the same, or another.
+        self.fate = lambda datagram: [datagram]
 
     def rebind(self):
         """Goes on from another port."""
@@ -116,11 +119,12 @@ class Peer:
             self.put(data)
 
     def put(self, datagram):
-        try:
-            self.socket.send(datagram)
-            self.sent += len(datagram)
-        except (BlockingIOError, ConnectionRefusedError):
-            pass
+        for datagram in self.fate(datagram):
+            try:
+                self.socket.send(datagram)
+                self.sent += len(datagram)
+            except (BlockingIOError, ConnectionRefusedError):
+                pass
 
     def poll(self, wait=0.0):
         """Takes what has arrived, or waits for it."""
@@ -138,7 +142,8 @@ class Peer:
             end = 0
             self.received += len(data)
             self.answers += 1
-            self.connection.receive_datagram(data, self.target, now=time.monotonic())
+            for data in self.fate(data):
+                self.connection.receive_datagram(data, self.target, now=time.monotonic())
         timer = self.connection.get_timer()
         if timer is not None and timer <= time.monotonic():
             self.connection.handle_timer(now=time.monotonic())
@@ -199,6 +204,24 @@ class Peer:
             "reason": closed.reason_phrase if closed else "",
             "sent": self.sent, "received": self.received, "cpu_ms": int(time.process_time() * 1000), **more,
         }
+
+
+def one_in(number, change, seed):
+    """Does `change` to one datagram in `number`, at random but from a seed."""
+    draws = Random(seed)
+    return lambda datagram: change(datagram, draws) if draws.randrange(number) == 0 else [datagram]
+
+
+def lose(_datagram, _draws):
+    """The network loses it."""
+    return []
+
+
+def bend(datagram, draws):
+    """The network flips a bit of it."""
+    bent = bytearray(datagram)
+    bent[draws.randrange(len(bent))] ^= 1 << draws.randrange(8)
+    return [bytes(bent)]
 
 
 def parameter(number, value):

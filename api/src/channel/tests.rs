@@ -505,7 +505,7 @@ async fn faults_arrive_over_a_real_connection_however_many_there_are() {
         .map(|i| {
             Fault::new(code::UNKNOWN_FIELD, format!("unknown field {i}"))
                 .why("äöü")
-                .fix("remove it")
+                .fix("remove it, then   weft apply -f mesh.yaml")
                 .at(format!("spec.x{i}"), None)
         })
         .collect();

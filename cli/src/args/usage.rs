@@ -5,11 +5,12 @@
 
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
+use clap::{CommandFactory as _, error::ErrorKind};
 use weft_api::{fault::Fault, token};
 use weft_policy::code;
 
 use crate::{
+    args::Cli,
     error::{CliError, Exit},
     output::Output,
 };
@@ -39,7 +40,7 @@ pub(crate) fn tell(error: &clap::Error) -> ExitCode {
     }
     let arguments = arguments();
     let rendered = harmless(error.render().to_string(), &arguments);
-    CliError::new(Exit::Usage, fault(&rendered)).report(&output(&arguments))
+    CliError::new(Exit::Usage, fault(&rendered, &arguments)).report(&output(&arguments))
 }
 
 fn arguments() -> Vec<String> {
@@ -58,28 +59,36 @@ fn harmless(mut text: String, arguments: &[String]) -> String {
 }
 
 /// clap says what is wrong in a first line, then hints, then how the command is used.
-fn fault(rendered: &str) -> Fault {
+fn fault(rendered: &str, arguments: &[String]) -> Fault {
     let mut lines = rendered.lines().map(str::trim).filter(|line| !line.is_empty());
     let first = lines.next().unwrap_or("the arguments cannot be read");
     let mut fault = Fault::new(code::USAGE, first.strip_prefix("error: ").unwrap_or(first));
-    let mut command = "";
-    for line in lines {
-        if let Some(usage) = line.strip_prefix("Usage: ") {
-            command = subcommand(usage);
-            fault = fault.why(format!("usage: {usage}"));
-            break;
-        }
-        fault = fault.why(line.strip_prefix("tip: ").unwrap_or(line));
+    for line in lines.take_while(|line| !line.starts_with("For more information")) {
+        fault = match line.strip_prefix("Usage: ") {
+            Some(usage) => fault.why(format!("usage: {usage}")),
+            None => fault.why(line.strip_prefix("tip: ").unwrap_or(line)),
+        };
     }
-    fault.fix(format!("see what it takes:   {}", format!("weft help {command}").trim_end()))
+    let command: String = subcommands(arguments).iter().map(|word| format!(" {word}")).collect();
+    fault.fix(format!("see what it takes:   weft help{command}"))
 }
 
-/// The words between `weft` and the first argument.
-fn subcommand(usage: &str) -> &str {
-    let words = usage.strip_prefix("weft").unwrap_or_default();
-    let end = words.find(['[', '<', '|']).unwrap_or(words.len());
-    let end = words.find(" -").map_or(end, |flag| flag.min(end));
-    words[..end].trim()
+/// The subcommand that the arguments name, as far as there is one. A word after a flag may be the flag's.
+fn subcommands(arguments: &[String]) -> Vec<&str> {
+    let (mut words, mut command, mut after_flag) = (Vec::new(), Cli::command(), false);
+    for argument in arguments.iter().skip(1) {
+        let below = command.find_subcommand(argument).cloned();
+        match below {
+            Some(below) => {
+                words.push(argument.as_str());
+                command = below;
+            }
+            None if argument.starts_with('-') || after_flag => {}
+            None => break,
+        }
+        after_flag = argument.starts_with('-');
+    }
+    words
 }
 
 /// In the form that was asked for, as far as it can be told from arguments that cannot be read.
@@ -96,11 +105,11 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
-    use crate::args::Cli;
 
     fn told(line: &str) -> Fault {
-        let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
-        fault(&error.render().to_string())
+        let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+        let error = Cli::try_parse_from(&words).unwrap_err();
+        fault(&error.render().to_string(), &words)
     }
 
     #[test]
@@ -115,6 +124,7 @@ mod tests {
         assert_eq!(unknown.fix, ["see what it takes:   weft help get"]);
         assert_eq!(told("weft gett").fix, ["see what it takes:   weft help"]);
         assert_eq!(told("weft run --service").fix, ["see what it takes:   weft help run"]);
+        assert_eq!(told("weft -n shop token create").fix, ["see what it takes:   weft help token create"]);
     }
 
     #[test]

@@ -301,4 +301,14 @@ mod tests {
             process.not_ready(Started { log_from: (old.len() + new.len()) as u64, ..started }, Some(9));
         assert_eq!((&*silent.faults()[0].code, silent.exit()), ("W5016", Exit::Unreachable));
     }
+
+    #[test]
+    fn a_process_that_is_not_ready_in_time_is_told_as_such() {
+        let dir = tempfile::tempdir().unwrap();
+        let process = Background::new(dir.path(), "weft");
+        fs::write(&process.log_file, "INFO still waiting for the disk\n").unwrap();
+        let late = process.not_ready(Started { pid: Pid::from_raw(1), log_from: 0 }, None);
+        assert_eq!((&*late.faults()[0].code, late.exit()), ("W5017", Exit::Unreachable));
+        assert_eq!(late.faults()[0].why, ["INFO still waiting for the disk"]);
+    }
 }

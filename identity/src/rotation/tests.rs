@@ -98,6 +98,21 @@ fn clk_02_a_clock_set_back_an_hour_does_not_stop_the_asking() {
 }
 
 #[test]
+fn clk_04_a_second_that_comes_twice_asks_once_and_publishes_once() {
+    // As a kernel inserts a leap second: 43,200, and the same again.
+    let half = DAY / 2;
+    let mut rotation = with_svid(0, DAY, 0.5);
+    assert_eq!(waits_until(&mut rotation, at(half - 1)), at(half));
+    assert!(matches!(rotation.next(at(half)), Action::Request));
+    rotation.handle_answer(Ok(svid(half - 60, half + DAY)), at(half), 0.5).unwrap();
+    assert!(matches!(rotation.next(at(half)), Action::Publish(_)));
+    for second in [half, half - 1, half] {
+        waits_until(&mut rotation, at(second)); // or it asked, or published, again
+    }
+    assert_eq!((rotation.phase(), rotation.not_after()), (Phase::Fresh, Some(at(half + DAY))));
+}
+
+#[test]
 fn clk_01_an_svid_of_an_issuer_whose_clock_is_ahead_does_not_replace_a_valid_one() {
     let mut rotation = with_svid(0, DAY, 0.5);
     let now = DAY / 2;
