@@ -254,7 +254,8 @@ impl Image {
                 return Step::Batch(EventBatch { revision: batch.revision, events });
             }
         }
-        let next = self.history.get(skip + MAX_STEP).map_or(self.revision.next(), |batch| batch.revision);
+        let next =
+            self.history.get(skip + MAX_STEP).map_or_else(|| self.revision.next(), |batch| batch.revision);
         Step::Nothing { next: next.max(from) }
     }
 

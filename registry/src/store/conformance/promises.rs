@@ -59,8 +59,10 @@ pub(crate) async fn watches_keep_their_promises_under_random_faults<B: Backend>(
         store = Some(match random.random_range(0..20) {
             0 => {
                 let kept = commits.len() - commits.len().min(random.random_range(0..10));
-                let revision =
-                    commits.get(kept).or(commits.last()).map_or(Revision::ZERO, |batch| batch.revision);
+                let revision = commits
+                    .get(kept)
+                    .or_else(|| commits.last())
+                    .map_or(Revision::ZERO, |batch| batch.revision);
                 current.compact(revision).await.unwrap();
                 current
             }

@@ -89,10 +89,7 @@ impl Leases {
     pub(super) async fn revoke(&self, lease: LeaseId) -> Result<Revision, StoreError> {
         let deadline = self.caller.deadline();
         let request = LeaseTimeToLiveRequest { id: id_of(lease), keys: true };
-        let keys = |session: Arc<Session>| {
-            let request = request.clone();
-            async move { session.lease().lease_time_to_live(request).await }
-        };
+        let keys = |session: Arc<Session>| async move { session.lease().lease_time_to_live(request).await };
         let held = self.caller.repeat(deadline, keys).await.map_err(|failure| gone(lease, failure))?;
         if held.ttl < 0 && held.keys.is_empty() {
             return Err(StoreError::NoLease { lease });

@@ -266,7 +266,7 @@ fn image(identity: &Identity, mut listed: Saved, at: i64, commits: Vec<Commit>, 
     let (past, later): (Vec<_>, Vec<_>) = commits.into_iter().partition(|commit| commit.of_etcd <= at);
     listed.history = batches_of(identity, past);
     let mut image = Image::of(listed);
-    let newest = later.last().map_or(image.revision(), |commit| identity.revision(commit.of_etcd));
+    let newest = later.last().map_or_else(|| image.revision(), |commit| identity.revision(commit.of_etcd));
     let changes = Changes::watched(&image, bounds, newest, batches_of(identity, later));
     image.apply(changes);
     image

@@ -3,7 +3,7 @@
 //! Owns the TLS configuration of the link: TLS 1.3 alone, etcd's certificate against the roots of a file, this server's
 //! certificate and key from files that only it may read. These are certificates of etcd's own making, not of the mesh.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::{ClientConfig, RootCertStore};
@@ -87,10 +87,10 @@ impl TlsFiles {
     }
 }
 
-fn certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let read = |source| TlsError::Read { path: path.clone(), source };
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let read = |source| TlsError::Read { path: path.to_owned(), source };
     let length = std::fs::metadata(path).map_err(read)?.len();
-    let empty = || TlsError::Empty { path: path.clone(), expected: "certificate" };
+    let empty = || TlsError::Empty { path: path.to_owned(), expected: "certificate" };
     if length > MAX_FILE_BYTES {
         return Err(empty());
     }
@@ -99,9 +99,9 @@ fn certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, TlsError
     found.ok().filter(|found| !found.is_empty()).ok_or_else(empty)
 }
 
-fn read_key(path: &PathBuf) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let missing = || TlsError::Read { path: path.clone(), source: std::io::ErrorKind::NotFound.into() };
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let missing = || TlsError::Read { path: path.to_owned(), source: std::io::ErrorKind::NotFound.into() };
     let text = private::read(path)?.ok_or_else(missing)?;
-    let empty = |_| TlsError::Empty { path: path.clone(), expected: "private key" };
+    let empty = |_| TlsError::Empty { path: path.to_owned(), expected: "private key" };
     PrivateKeyDer::from_pem_slice(&text).map_err(empty)
 }

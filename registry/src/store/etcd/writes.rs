@@ -123,7 +123,13 @@ impl Writes {
                 Ok(None) => Ok(Outcome::Not(failure)),
                 Err(_) => Err(unknown(&failure)),
             },
-            verdict => {
+            verdict @ (Verdict::Refused
+            | Verdict::Unserved
+            | Verdict::Compacted
+            | Verdict::NoLease
+            | Verdict::Full
+            | Verdict::Forbidden
+            | Verdict::TooLarge) => {
                 slot.sure = true;
                 self.undone(txn, &session, verdict, failure).await
             }
