@@ -21,6 +21,8 @@ pub(in super::super) struct Member {
     /// All members as `--initial-cluster` names them.
     cluster: String,
     more: Vec<String>,
+    /// `http`, or `https` for clients when the further arguments say with which certificate.
+    scheme: &'static str,
     child: Option<Child>,
 }
 
@@ -34,6 +36,9 @@ impl Member {
     pub(in super::super) fn start_with(more: &[&str]) -> Self {
         let (client, peer) = (free_port(), free_port());
         let mut member = Self::new("m0", client, peer, format!("m0=http://127.0.0.1:{peer}"), more);
+        if more.contains(&"--cert-file") {
+            member.scheme = "https";
+        }
         member.run();
         member
     }
@@ -53,11 +58,20 @@ impl Member {
 
     fn new(name: &str, client: u16, peer: u16, cluster: String, more: &[&str]) -> Self {
         let more = more.iter().map(|&argument| argument.to_owned()).collect();
-        Self { name: name.to_owned(), folder: folder(), client, peer, cluster, more, child: None }
+        Self {
+            name: name.to_owned(),
+            folder: folder(),
+            client,
+            peer,
+            cluster,
+            more,
+            scheme: "http",
+            child: None,
+        }
     }
 
     pub(in super::super) fn endpoint(&self) -> Endpoint {
-        format!("http://127.0.0.1:{}", self.client).parse().unwrap()
+        format!("{}://127.0.0.1:{}", self.scheme, self.client).parse().unwrap()
     }
 
     /// Where its data are.
@@ -95,7 +109,7 @@ impl Member {
     }
 
     pub(in super::super) fn run(&mut self) {
-        let client = format!("http://127.0.0.1:{}", self.client);
+        let client = self.endpoint().to_string();
         let peer = format!("http://127.0.0.1:{}", self.peer);
         let log = std::fs::File::create(self.folder.path().join("log")).unwrap();
         // `tests/run` names a second version here.
