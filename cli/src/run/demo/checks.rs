@@ -158,8 +158,11 @@ fn stranger(mesh: &DemoMesh, sabotage: Option<Sabotage>) -> Result<String, Strin
 }
 
 fn echo(mesh: &DemoMesh, clock: &Clock) -> Result<String, String> {
+    let upstream = mesh.upstream("ledger")?;
+    // The first check has waited for charge alone; agent b registers its two services one after the other.
+    eventually(clock, RECOVERY, || load::answers(upstream))?;
     let start = clock.now();
-    let sum = load::echo(mesh.upstream("ledger")?, ECHO_BYTES)?;
+    let sum = load::echo(upstream, ECHO_BYTES)?;
     let took = clock.now().saturating_duration_since(start).as_secs_f64();
     let rate = ECHO_BYTES as f64 * 2.0 * 8.0 / took / 1e9;
     Ok(format!("order → ledger  SHA-256 {sum}… equal both ways, {rate:.2} Gbit/s there and back"))

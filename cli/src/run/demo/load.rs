@@ -122,6 +122,18 @@ impl Background {
     }
 }
 
+/// Whether an echo service gives a byte back, whichever.
+pub(super) fn answers(address: SocketAddr) -> Result<(), String> {
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(b"?").await?;
+        stream.read_exact(&mut [0]).await
+    };
+    let answered = wait_for(async { tokio::time::timeout(CALL_TIMEOUT, exchange).await })?;
+    let answered = answered.map_err(|_| "no byte came back within 5 s".to_owned())?;
+    answered.map(drop).map_err(|error| format!("order → ledger broke: {error}"))
+}
+
 /// Sends `bytes` of a known pattern to an echo service and compares SHA-256 of both directions.
 pub(super) fn echo(address: SocketAddr, bytes: usize) -> Result<String, String> {
     let exchange = async {
