@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -25,8 +26,8 @@ use weft_identity::tls::{
 };
 use weft_identity::{SpiffeId, TrustDomain};
 use weft_overlay::{
-    ALPN, Accepted, AdmissionSettings, EndpointKeys, LoadSettings, Opening, Overlay, OverlayMetrics,
-    Protocol, StreamHeader, TransportSettings, Tunnel, bind_udp,
+    ALPN, Accepted, AdmissionSettings, CloseCode, EndpointKeys, LoadSettings, Opening, Overlay,
+    OverlayMetrics, Protocol, StreamHeader, TransportSettings, Tunnel, bind_udp,
 };
 
 use crate::choice::Choice;
@@ -38,6 +39,8 @@ const SERVER_NAME: &str = "mfzwizltoq3gk5lsmfxhi2lpnz.local.weft";
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long an attacker waits for what it provoked.
 const LINGER: Duration = Duration::from_millis(30);
+/// How long the end of its tunnel may take when its farewell was heard.
+const FAREWELL: Duration = Duration::from_millis(200);
 /// How long it waits for a handshake that it broke itself.
 const BROKEN: Duration = Duration::from_millis(100);
 /// How long the endpoint keeps such a handshake: so few are under way at any time that none is asked for a Retry.
@@ -101,17 +104,16 @@ async fn attack(world: &World, manner: Manner, steps: VecDeque<Step>) {
         transport.stream_receive_window(VarInt::from_u32(1)).receive_window(VarInt::from_u32(8));
         config.transport_config(Arc::new(transport));
     }
-    let connecting = world.attacker.connect_with(config, world.address, SERVER_NAME).expect("it may dial");
+    let dialled = world.attacker.connect_with(config, world.address, SERVER_NAME).expect("it may dial");
+    let mut connecting = pin!(dialled);
     let patience = if manner.early && !honest { BROKEN } else { PATIENCE };
-    let connection = match timeout(patience, connecting).await {
-        Ok(Ok(connection)) => connection,
-        ended => {
-            assert!(!honest, "a peer in good order was not let in: {ended:?}");
-            return; // the first rewritten packet ended it
-        }
+    let ended = timeout(patience, connecting.as_mut()).await;
+    let Ok(Ok(connection)) = ended else {
+        assert!(!honest, "a peer in good order was not let in: {ended:?}");
+        return script.stop(); // the first rewritten packet ended it
     };
     let _ = timeout(LINGER, provoke(&connection, &script, manner)).await;
-    // It leaves audibly: a farewell that was rewritten as well would only keep every input waiting for the idle timeout.
+    // It leaves audibly, as above: a farewell that was rewritten as well would only make each input wait for the idle timeout.
     script.stop();
     if manner.rude {
         let code = 0x7765_6674_0200u64.try_into().expect("it fits a varint");
@@ -156,12 +158,23 @@ async fn survived(world: &World) {
         assert_eq!(back, b"still here");
     };
     timeout(PATIENCE, carried).await.expect("the honest caller waits for ever");
-    let gone = async {
-        while world.under_attack.tunnels().len() > 1 || open_flows(&world.metrics) != 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+    if timeout(FAREWELL, gone(world, || {})).await.is_ok() {
+        return;
+    }
+    // Its farewell was not heard, as when its host fails: it is sent away, and then nothing of it may be left either.
+    let send_away = || {
+        let is_attacker = |tunnel: &Tunnel| tunnel.peer().id.path() == "/ns/shop/sa/order";
+        world.under_attack.close_where(CloseCode::IdentityRevoked, "attacks", is_attacker);
     };
-    timeout(PATIENCE, gone).await.expect("the attacker's tunnel or a flow of it stays");
+    timeout(PATIENCE, gone(world, send_away)).await.expect("the attacker's tunnel or a flow of it stays");
+}
+
+/// Waits until only the honest caller is left, and no flow, while it does something about it.
+async fn gone(world: &World, meanwhile: impl Fn()) {
+    while world.under_attack.tunnels().len() > 1 || open_flows(&world.metrics) != 0 {
+        meanwhile();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 /// As the endpoint itself counts them.
