@@ -31,6 +31,8 @@ use crate::{
     shared::Shared,
 };
 
+/// How long a start waits for the agent's link to a server: one that has just joined or started connects within this time.
+const SERVER_WITHIN: Duration = Duration::from_secs(3);
 /// How long a started workload may take to get its certificate before `weft run` gives up.
 const READY_WITHIN: Duration = Duration::from_secs(10);
 /// Programs that may be started by `weft run` at once on one host.
@@ -102,9 +104,10 @@ async fn enter_and_bring_up(
     uid: u32,
     request: RunRequest,
 ) -> Result<(RunEvent, RunGuard), Refusal> {
-    if !shared.link.is_up() {
+    if tokio::time::timeout(SERVER_WITHIN, shared.link.channel()).await.is_err() {
+        let why = Some(shared.link.state().why_not).filter(|why| !why.is_empty());
         let fault = Fault::new(code::SERVER_UNREACHABLE, "a new program cannot be started without a server")
-            .why(shared.link.state().why_not)
+            .why(why.unwrap_or_else(|| "no server has answered yet".to_owned()))
             .fix("weft agent status");
         return Err(refusal(Code::Unavailable, fault));
     }
