@@ -147,6 +147,19 @@ impl Files {
         Ok(report)
     }
 
+    /// The entry of a number; `None` when none that is as it was written has it.
+    pub(super) fn entry(&self, seq: u64) -> Result<Option<Entry>, FilesError> {
+        let list = self.list()?;
+        let Some((_, path)) = list.iter().rfind(|(first, _)| *first <= seq) else { return Ok(None) };
+        let mut found = None;
+        lines(path, |line| {
+            if found.is_none() {
+                found = chain::read(line).ok().filter(|entry| entry.seq == seq);
+            }
+        })?;
+        Ok(found)
+    }
+
     /// The newest `count` entries, the newest first.
     pub(super) fn newest(&self, count: usize) -> Result<Vec<Entry>, FilesError> {
         let mut newest: Vec<Entry> = Vec::new();

@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 
 use super::*;
 use crate::{
-    audit::chain::Outcome,
+    audit::chain::{End, Outcome},
     harness::local,
     roles::Role,
     store::{
@@ -131,6 +131,54 @@ async fn api_11_entries_that_were_removed_changed_or_cut_off_are_found() {
         assert_eq!(audit.newest(1).await.unwrap()[0].outcome, "broken");
         written(&audit, 6..=6).await;
         assert!(!audit.verify().await.unwrap().faults.is_empty(), "{what}: it stays to be seen");
+    }
+}
+
+#[tokio::test]
+async fn api_11_a_chain_that_was_computed_anew_beyond_the_anchor_is_found() {
+    // In one file, and with one file for each entry.
+    for file_bytes in [1 << 20, 1] {
+        let mut rig = Rig::new().await;
+        let audit = rig.open(file_bytes, 16).await;
+        written(&audit, 1..=5).await;
+        audit.settle().await;
+        rig.crash(audit).await;
+        let path = |first: u64| rig.directory().join(format!("{first:020}.jsonl"));
+        let mut end = End::default();
+        let forged: Vec<String> =
+            (101..=106).map(|number| end.append(event(number), std::time::UNIX_EPOCH)).collect();
+        if file_bytes == 1 {
+            for (line, first) in forged.iter().zip(1..) {
+                fs::write(path(first), line).unwrap();
+            }
+        } else {
+            fs::write(path(1), forged.concat()).unwrap();
+        }
+
+        let audit = rig.open(file_bytes, 16).await;
+        let problem = audit.problems().remove(0);
+        assert_eq!(problem.code, code::AUDIT_BROKEN.as_str());
+        assert!(problem.what.contains("entry 5 is another one"), "{problem:?}");
+        assert_eq!(audit.newest(1).await.unwrap()[0].outcome, "broken");
+        assert_eq!(audit.verify().await.unwrap().faults.len(), 1, "the anchor is still that of the true log");
+        written(&audit, 8..=8).await;
+        audit.settle().await;
+        assert_eq!(audit.verify().await.unwrap().faults.len(), 1, "it stays to be seen");
+    }
+}
+
+#[tokio::test]
+async fn api_11_a_log_that_goes_on_beyond_its_anchor_is_whole() {
+    for file_bytes in [1 << 20, 1] {
+        let mut rig = Rig::new().await;
+        let audit = rig.open(file_bytes, 16).await;
+        written(&audit, 1..=3).await;
+        audit.settle().await;
+        written(&audit, 4..=6).await;
+        rig.crash(audit).await;
+        let audit = rig.open(file_bytes, 16).await;
+        assert!(audit.problems().is_empty(), "{:?}", audit.problems());
+        assert_eq!(audit.verify().await.unwrap().faults, Vec::<String>::new());
     }
 }
 

@@ -84,7 +84,10 @@ pub(super) async fn open(
     let mut wrong = report.faults.first().cloned();
     let mut end = report.end.clone();
     if let Some(anchor) = &anchor {
-        wrong = wrong.or_else(|| cut_off(anchor, &report));
+        if wrong.is_none() {
+            wrong = cut_off(anchor, &report)
+                .map_or_else(|| exchanged(anchor, &end, &files), |cut| Ok(Some(cut)))?;
+        }
         // Numbers are not given twice: the gap stays to be seen.
         if end.seq < anchor.last && anchor.last != u64::MAX {
             end.seq = anchor.last;
@@ -101,17 +104,29 @@ pub(super) async fn open(
     Ok(Opened { files, end, first, anchored: 0, anchor_key, store, clock, broken: wrong })
 }
 
-/// What the anchor knows that does not stand in the newest file.
+/// What the anchor knows to have been written after the end of the log.
 fn cut_off(anchor: &Anchor, newest: &Report) -> Option<String> {
-    if newest.end.seq < anchor.last {
-        return Some(format!(
+    (newest.end.seq < anchor.last).then(|| {
+        format!(
             "the log ends with entry {}, and was written up to {}",
             newest.end.seq,
             if anchor.last == u64::MAX { "an unknown one".to_owned() } else { anchor.last.to_string() }
-        ));
+        )
+    })
+}
+
+/// Whether the log, where it reaches as far as the anchor, has another entry there than the one that was anchored: a
+/// chain that somebody has computed anew holds together, and only the anchor knows that it is another one.
+fn exchanged(anchor: &Anchor, end: &End, files: &Files) -> Result<Option<String>, FilesError> {
+    let Anchor { last, hash, .. } = anchor;
+    if *last == 0 || end.seq < *last {
+        return Ok(None);
     }
-    (newest.end.seq == anchor.last && newest.end.hash != anchor.hash)
-        .then(|| format!("entry {} is another one than was written", anchor.last))
+    Ok(match files.entry(*last)? {
+        Some(entry) if entry.hash == *hash => None,
+        Some(_) => Some(format!("entry {last} is another one than was written")),
+        None => Some(format!("entry {last} was written and is not there")),
+    })
 }
 
 impl Opened {
@@ -290,11 +305,20 @@ impl Writer {
         let mut report = self.on_disk(|files| files.verify()).await?;
         let anchor = Anchor::read(&*self.log.store, &self.log.anchor_key).await;
         let anchor = anchor.map_err(|error| error.to_string())?;
-        if let Some(anchor) = anchor.filter(|anchor| anchor.first != 0 && anchor.first < report.first) {
-            report.fault(format!(
-                "the log begins with entry {}, and entries from {} on are to be there",
-                report.first, anchor.first
-            ));
+        if let Some(anchor) = anchor {
+            if anchor.first != 0 && anchor.first < report.first {
+                report.fault(format!(
+                    "the log begins with entry {}, and entries from {} on are to be there",
+                    report.first, anchor.first
+                ));
+            }
+            let end = report.end.clone();
+            let wrong = self.on_disk(move |files| exchanged(&anchor, &end, files)).await?;
+            wrong.into_iter().for_each(|wrong| report.fault(wrong));
+        }
+        // The next anchor is written over the one that a chain computed anew did not fit to: what it showed stays told.
+        if report.faults.is_empty() {
+            self.log.broken.iter().for_each(|wrong| report.fault(wrong.clone()));
         }
         // The writer itself knows best what it has written.
         let end = &self.log.end;

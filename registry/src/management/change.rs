@@ -228,7 +228,7 @@ pub(super) async fn commit<T>(
 ) -> Result<Done<T>, Refusal> {
     let mut tries = 0;
     // What is replaced is kept, unless the store has no room for it even when it has given up its history.
-    let mut documents = true;
+    let (mut room_made, mut documents) = (false, true);
     loop {
         let head = Head::read(&*core.store).await?;
         // Whoever wrote the guard wrote objects in the same commit: the catalog comes to it.
@@ -264,10 +264,12 @@ pub(super) async fn commit<T>(
                 tries += 1;
             }
             Err(StoreError::Conflict(conflict)) => return Err(conflicted(&conflict)),
-            Err(StoreError::Full { .. }) if documents => {
-                documents = false;
+            Err(StoreError::Full { .. }) if !room_made => {
+                room_made = true;
                 history::trim::make_room(core).await?;
             }
+            // One that waits for its confirmation could never be taken back without what it replaced.
+            Err(StoreError::Full { .. }) if documents && order.confirm_within.is_none() => documents = false,
             Err(error) => return Err(error.into()),
         }
     }

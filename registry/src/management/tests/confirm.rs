@@ -15,9 +15,11 @@ use crate::{
     clock::{Clock, TestClock},
     confirmation::LONGEST,
     harness::{Plane, local},
+    layout,
     metrics::OutcomeLabels,
     roles::Role,
     samples,
+    store::{Expected, StoreError, embedded::Bounds},
 };
 
 const WINDOW: Duration = Duration::from_secs(10);
@@ -89,7 +91,7 @@ async fn what_is_confirmed_stays() {
     let mut client = plane.admin().await;
     let change = apply_within(&mut client, &[port("charge", 81)]).await.unwrap().change;
     assert_eq!(confirm(&mut client, 0, false).await.unwrap().change, change, "the only one of the caller's");
-    assert!(plane.rig.core.store.get(&crate::layout::unconfirmed(change)).await.unwrap().is_none());
+    assert!(plane.rig.core.store.get(&layout::unconfirmed(change)).await.unwrap().is_none());
     hands.advance(LONGEST);
     // A second one is taken back at the same time, after which the first would have been.
     apply_within(&mut client, &[port("ledger", 81)]).await.unwrap();
@@ -240,4 +242,56 @@ async fn of_two_servers_only_one_takes_a_change_back() {
         "charge"
     );
     drop(second);
+}
+
+/// Writes beside the objects until the store has no room for another KiB.
+async fn fill(plane: &Plane) {
+    for number in 0.. {
+        let key = layout::audit_anchor(&format!("filler-{number}"));
+        let value = vec![b'x'; 1 << 10].into();
+        match plane.rig.core.store.put(key, value, Expected::Anything, None).await {
+            Ok(_) => {}
+            Err(StoreError::Full { .. }) => return,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+async fn small_store() -> Plane {
+    let bounds = Bounds { max_bytes: 96 << 10, ..Bounds::default() };
+    Plane::over(samples::Rig::with_bounds(Clock::system(), bounds).await)
+}
+
+fn large(fill: char) -> Value {
+    let mut large = service("one");
+    large["metadata"]["annotations"] = json!({"corp.example/note": fill.to_string().repeat(8 << 10)});
+    large
+}
+
+#[tokio::test]
+async fn a_change_that_waits_keeps_what_it_replaced_when_the_store_gives_up_its_history() {
+    let plane = small_store().await;
+    let mut client = plane.admin().await;
+    for letter in ['a', 'b', 'c'] {
+        apply(&mut client, &[large(letter)]).await.unwrap();
+    }
+    let stood = get(&mut client, "svc", "one").await.unwrap();
+    fill(&plane).await;
+    let change = apply_within(&mut client, &[large('d')]).await.unwrap().change;
+    assert!(plane.rig.core.metrics.history_forgotten.get() > 0, "there was room without");
+    confirm(&mut client, change, true).await.unwrap();
+    let stands = get(&mut client, "svc", "one").await.unwrap();
+    assert_eq!(stands["metadata"]["annotations"], stood["metadata"]["annotations"]);
+}
+
+#[tokio::test]
+async fn a_change_that_could_not_be_taken_back_is_refused_and_one_that_need_not_is_made() {
+    let plane = small_store().await;
+    let mut client = plane.admin().await;
+    apply(&mut client, &[large('a')]).await.unwrap();
+    fill(&plane).await;
+    let refusal = apply_within(&mut client, &[large('b')]).await;
+    refused(refusal, Code::ResourceExhausted, code::STORE_FULL);
+    assert!(pending(&mut client).await.is_empty());
+    apply(&mut client, &[large('b')]).await.unwrap();
 }
