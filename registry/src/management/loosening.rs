@@ -76,10 +76,11 @@ fn changed(before: &Catalog, key: &Key, after: Option<&Resource>) -> InForce {
         ) => in_force(before, key),
         None => match (key.kind, &key.namespace) {
             (Kind::Namespace, _) => of_mesh(before),
-            // With the service its endpoints go: nothing is opened, whatever its override was.
-            (Kind::Service, _)
-            | (
+            // Whoever may delete a tighter service may create it again without its override: the first step opens it.
+            (Kind::Service, Some(namespace)) => of_namespace(before, namespace),
+            (
                 Kind::Mesh
+                | Kind::Service
                 | Kind::Workload
                 | Kind::WorkloadEnrollment
                 | Kind::TcpRoute
@@ -196,6 +197,26 @@ mod tests {
         assert!(opens(&catalog, settings(None, None)));
         assert!(loosening(&catalog, &closed.key(), None).is_some(), "deleted");
         assert!(loosening(&catalog, &service(None).key(), None).is_none());
+    }
+
+    #[test]
+    fn deleting_a_service_opens_what_its_own_default_closed() {
+        use DefaultAuthorization::{Allow, Audit, Deny};
+        let deleted = |mesh: DefaultAuthorization, around, own| {
+            let mut catalog = samples::shop();
+            let mut settings_of_mesh = samples::mesh();
+            settings_of_mesh.default_authorization = mesh;
+            catalog.put(Resource::Mesh(settings_of_mesh));
+            catalog.put(settings(around, None));
+            catalog.put(service(own));
+            loosening(&catalog, &service(own).key(), None).is_some()
+        };
+        assert!(deleted(Deny, Some(Allow), Some(Deny)), "the namespace says less");
+        assert!(deleted(Allow, None, Some(Deny)), "the mesh says less");
+        assert!(deleted(Allow, Some(Audit), Some(Deny)));
+        assert!(!deleted(Allow, Some(Deny), Some(Deny)));
+        assert!(!deleted(Deny, None, Some(Allow)), "a looser one goes");
+        assert!(!deleted(Allow, None, None), "one without its own");
     }
 
     #[test]

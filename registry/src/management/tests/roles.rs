@@ -112,6 +112,25 @@ async fn loosening_needs_an_admin_and_tightening_an_editor() {
 }
 
 #[tokio::test]
+async fn an_editor_does_not_open_a_closed_service_by_creating_it_anew() {
+    let plane = Plane::shop().await;
+    let mut admin = plane.admin().await;
+    apply(&mut admin, &[namespace("shop", "Allow")]).await.unwrap();
+    let mut vault = service("vault");
+    vault["spec"]["defaultAuthorization"] = json!("Deny");
+    apply(&mut admin, &[vault]).await.unwrap();
+
+    let delete = || DeleteRequest { refs: vec![reference("svc", "vault")], ..Default::default() };
+    let mut editor = plane.people(local(Role::Editor)).await;
+    let answer = editor.delete(delete()).await;
+    let what = refused(answer, Code::PermissionDenied, code::LOOSENING_NEEDS_ADMIN);
+    assert!(what.contains("from Deny to Allow"), "{what}");
+    let documents = documents(&[namespace("shop", "Deny")]);
+    admin.apply(ApplyRequest { documents, force: true, ..Default::default() }).await.unwrap();
+    editor.delete(delete()).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_request_that_did_not_pass_the_gate_is_refused() {
     let request = tonic::Request::new(());
     let refusal = super::super::caller(&request).unwrap_err();
