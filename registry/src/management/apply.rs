@@ -87,6 +87,7 @@ pub(super) async fn apply(
 /// Writes down what was done, and answers it.
 pub(super) fn answer(core: &Core, order: &Order, done: Done<Vec<Item>>) -> ApplyResponse {
     let mut results = Vec::new();
+    let mut lockout = done.lockout(order);
     for item in &done.answer {
         let written = done.change.is_some() && item.outcome != Outcome::Unchanged;
         if written {
@@ -95,6 +96,8 @@ pub(super) fn answer(core: &Core, order: &Order, done: Done<Vec<Item>>) -> Apply
             let (who, reason, change) = (&order.author, order.reason.as_str(), done.change);
             info!(target: "audit", who, object, outcome, change, revision = %done.revision, ?reason);
         }
+        // It is the change as a whole that locks out: it is told once, with the first object that changes.
+        let lockout = if item.outcome == Outcome::Unchanged { None } else { lockout.take() };
         let reference = convert::reference(&item.key);
         results.push(Applied {
             kind: reference.kind,
@@ -102,7 +105,7 @@ pub(super) fn answer(core: &Core, order: &Order, done: Done<Vec<Item>>) -> Apply
             name: reference.name,
             outcome: item.outcome.word().to_owned(),
             revision: if written { done.revision.0 } else { item.revision.0 },
-            warnings: item.warnings.iter().cloned().chain(done.warning(&item.key)).collect(),
+            warnings: item.warnings.iter().cloned().chain(done.warning(&item.key)).chain(lockout).collect(),
         });
     }
     let (decisions, more_decisions) = done.verdict.told();

@@ -207,6 +207,11 @@ pub(super) struct Held {
 }
 
 impl<T> Done<T> {
+    /// That a change that was only tried would cut every call to a service.
+    pub(super) fn lockout(&self, order: &Order) -> Option<String> {
+        (order.dry_run && self.verdict.locks_out()).then(|| self.verdict.warning())
+    }
+
     /// What to tell of an object that another change holds.
     pub(super) fn warning(&self, key: &Key) -> Option<String> {
         let Held { change, stays } = self.unconfirmed.get(key)?;
@@ -236,7 +241,8 @@ pub(super) async fn commit<T>(
         let world = core.world.current();
         let (planned, answer) = plan(world.catalog())?;
         let verdict = lockout::judge(&world, &planned, order.dry_run);
-        if verdict.locks_out() && !order.force {
+        // A dry run is there to show what would happen: it tells as a warning what the change would be refused for.
+        if verdict.locks_out() && !order.force && !order.dry_run {
             core.metrics.lockouts.inc();
             return Err(verdict.refusal());
         }

@@ -60,7 +60,7 @@ pub(super) async fn delete(
     }
     let deleted = keys.iter().map(convert::reference).collect();
     let held = keys.iter().filter_map(|key| done.warning(key));
-    let warnings = done.answer.iter().cloned().chain(held).collect();
+    let warnings = done.answer.iter().cloned().chain(held).chain(done.lockout(&order)).collect();
     let (decisions, more_decisions) = done.verdict.told();
     Ok(DeleteResponse {
         revision: done.revision.0,

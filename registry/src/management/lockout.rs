@@ -13,7 +13,7 @@ use std::{
     sync::Arc,
 };
 
-use weft_api::pb::management::Decision;
+use weft_api::{fault::Fault, pb::management::Decision};
 use weft_identity::spiffe::SpiffeId;
 use weft_policy::{
     authz::{CallRequest, Principal},
@@ -59,6 +59,17 @@ impl Verdict {
 
     /// The refusal of such a change.
     pub(super) fn refusal(&self) -> Refusal {
+        Refusal::new(tonic::Code::FailedPrecondition, self.fault())
+    }
+
+    /// The same as a line, led by its code.
+    pub(super) fn warning(&self) -> String {
+        let fault = self.fault();
+        let facts = fault.why.iter().map(|fact| format!("; {fact}"));
+        format!("{}: {}{}", code::LOCKOUT, fault.what, facts.collect::<String>())
+    }
+
+    fn fault(&self) -> Fault {
         let names: Vec<_> = self.locked_out.keys().take(MAX_NAMED).map(ToString::to_string).collect();
         let rest = self.locked_out.len().saturating_sub(MAX_NAMED);
         let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
@@ -70,7 +81,7 @@ impl Verdict {
             let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
             fault = fault.why(format!("{service} is called by {}{more}", some.join(", ")));
         }
-        Refusal::new(tonic::Code::FailedPrecondition, fault)
+        fault
     }
 
     /// The decisions that change, of a dry run, and how many more there are.
