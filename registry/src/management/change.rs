@@ -45,6 +45,8 @@ const MAX_REASON_CHARS: usize = 512;
 pub(super) struct Order {
     /// Who.
     pub(super) author: String,
+    /// With whose rights: nothing is told of what it may not read.
+    pub(super) caller: Caller,
     /// Why; empty when nobody said.
     pub(super) reason: String,
     /// What makes the change.
@@ -63,7 +65,17 @@ impl Order {
     /// The order of a person.
     pub(super) fn of(caller: &Caller, verb: Verb, reason: &str) -> Result<Self, Refusal> {
         let (author, reason) = (caller.to_string(), checked(reason)?.to_owned());
-        Ok(Self { author, reason, verb, of: None, dry_run: false, force: false, confirm_within: None })
+        let caller = caller.clone();
+        Ok(Self {
+            author,
+            caller,
+            reason,
+            verb,
+            of: None,
+            dry_run: false,
+            force: false,
+            confirm_within: None,
+        })
     }
 }
 
@@ -240,7 +252,7 @@ pub(super) async fn commit<T>(
         core.world.wait_for(head.revision.unwrap_or_default()).await;
         let world = core.world.current();
         let (planned, answer) = plan(world.catalog())?;
-        let verdict = lockout::judge(&world, &planned, order.dry_run);
+        let verdict = lockout::judge(&world, &planned, &order.caller, order.dry_run);
         // A dry run is there to show what would happen: it tells as a warning what the change would be refused for.
         if verdict.locks_out() && !order.force && !order.dry_run {
             core.metrics.lockouts.inc();

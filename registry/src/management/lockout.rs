@@ -5,11 +5,14 @@
 //! service to which at least one live call was allowed and none is any more. Callers that a DENY of the change names
 //! one by one do not count: who writes a name means it.
 //!
+//! Whoever makes the change learns of callers in namespaces that it may not read only how many there are.
+//!
 //! The channel between agents and servers is not subject to any policy, so no change can lock the mesh out of its own
 //! undoing; nor can one take a person's role, which is no resource.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::Arc,
 };
 
@@ -31,6 +34,7 @@ use super::change::Plan;
 use crate::{
     catalog::Catalog,
     refusal::{Refusal, catalogued},
+    roles::{Caller, Role},
     view::{self, Interest},
     world::World,
 };
@@ -46,9 +50,38 @@ const MAX_NAMED: usize = 5;
 #[derive(Debug, Default)]
 pub(super) struct Verdict {
     /// By service, who was let in and is not any more.
-    locked_out: BTreeMap<ServiceName, BTreeSet<String>>,
+    locked_out: BTreeMap<ServiceName, Lost>,
     changed: Vec<Decision>,
     more: u64,
+}
+
+/// The callers that a service loses.
+#[derive(Debug, Default)]
+struct Lost {
+    /// Those whose workloads may be read.
+    named: BTreeSet<String>,
+    /// How many others there are.
+    unnamed: usize,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts: Vec<String> = self.named.iter().take(MAX_NAMED).cloned().collect();
+        match self.named.len().saturating_sub(MAX_NAMED) {
+            0 => {}
+            rest => parts.push(format!("{rest} more")),
+        }
+        match self.unnamed {
+            0 => {}
+            1 => parts.push("1 caller of another namespace".to_owned()),
+            count => parts.push(format!("{count} callers of other namespaces")),
+        }
+        match parts.split_last() {
+            Some((last, [])) => f.write_str(last),
+            Some((last, some)) => write!(f, "{} and {last}", some.join(", ")),
+            None => f.write_str("nobody"),
+        }
+    }
 }
 
 impl Verdict {
@@ -75,23 +108,21 @@ impl Verdict {
         let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
         let what = format!("every call that is made to {}{more} would be refused", names.join(", "));
         let mut fault = catalogued(code::LOCKOUT, what);
-        for (service, callers) in self.locked_out.iter().take(MAX_NAMED) {
-            let some: Vec<_> = callers.iter().take(MAX_NAMED).cloned().collect();
-            let rest = callers.len().saturating_sub(MAX_NAMED);
-            let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
-            fault = fault.why(format!("{service} is called by {}{more}", some.join(", ")));
+        for (service, lost) in self.locked_out.iter().take(MAX_NAMED) {
+            fault = fault.why(format!("{service} is called by {lost}"));
         }
         fault
     }
 
-    /// The decisions that change, of a dry run, and how many more there are.
+    /// The decisions that change, of a dry run, and how many more there are, be it that they are too many or that their
+    /// callers may not be named.
     pub(super) fn told(&self) -> (Vec<Decision>, u64) {
         (self.changed.clone(), self.more)
     }
 }
 
-/// Judges a change of what `world` shows. With `all`, every decision that changes is told.
-pub(super) fn judge(world: &World, plan: &Plan, all: bool) -> Verdict {
+/// Judges a change of what `world` shows, for the eyes of `reader`. With `all`, every decision that changes is told.
+pub(super) fn judge(world: &World, plan: &Plan, reader: &Caller, all: bool) -> Verdict {
     let services = affected(world, plan);
     if services.is_empty() {
         return Verdict::default();
@@ -102,7 +133,7 @@ pub(super) fn judge(world: &World, plan: &Plan, all: bool) -> Verdict {
         // What agents would refuse is refused by the admission, with what is wrong with it.
         return Verdict::default();
     };
-    let callers = callers(world);
+    let callers = callers(world, reader);
     let named = named(plan);
     let mut judgement = Judgement { old, new, left: MAX_DECISIONS, all, verdict: Verdict::default() };
     for service in &services {
@@ -120,14 +151,14 @@ struct Judgement {
 }
 
 impl Judgement {
-    fn service(&mut self, name: &ServiceName, callers: &BTreeSet<SpiffeId>, named: &BTreeSet<SpiffeId>) {
+    fn service(&mut self, name: &ServiceName, callers: &Callers, named: &BTreeSet<SpiffeId>) {
         let Some(destination) = self.old.destination(name).cloned() else { return };
         // A port that comes in place of another is no refusal: let in is who may call any port that there will be.
         let ports: BTreeSet<u16> = ports(&self.old, name).chain(ports(&self.new, name)).collect();
         let serves: BTreeSet<_> = destination.endpoints().iter().map(|endpoint| &endpoint.identity).collect();
-        let mut lost = BTreeSet::new();
+        let mut lost = Lost::default();
         let mut some_left = false;
-        for caller in callers.iter().filter(|caller| !serves.contains(caller)) {
+        for (caller, shown) in callers.iter().filter(|(caller, _)| !serves.contains(caller)) {
             let (mut let_in, mut stays) = (false, false);
             for port in &ports {
                 let Some(rest) = self.left.checked_sub(2) else { return };
@@ -137,30 +168,41 @@ impl Judgement {
                 let_in |= before;
                 stays |= after;
                 if before != after {
-                    self.tell(caller, name, *port, before, after);
+                    self.tell(shown.then_some(caller), name, *port, (before, after));
                 }
             }
             some_left |= stays;
             if let_in && !stays && !named.contains(caller) {
-                lost.insert(caller.to_string());
+                if *shown {
+                    lost.named.insert(caller.to_string());
+                } else {
+                    lost.unnamed += 1;
+                }
             }
             if some_left && !self.all {
                 return;
             }
         }
-        if !some_left && !lost.is_empty() {
+        if !some_left && (!lost.named.is_empty() || lost.unnamed > 0) {
             self.verdict.locked_out.insert(name.clone(), lost);
         }
     }
 
-    fn tell(&mut self, caller: &SpiffeId, service: &ServiceName, port: u16, before: bool, after: bool) {
+    /// Tells a decision that changes; of a caller that may not be named only that there is one.
+    fn tell(
+        &mut self,
+        caller: Option<&SpiffeId>,
+        service: &ServiceName,
+        port: u16,
+        (before, after): (bool, bool),
+    ) {
         if !self.all {
             return;
         }
-        if self.verdict.changed.len() >= MAX_TOLD {
+        let Some(caller) = caller.filter(|_| self.verdict.changed.len() < MAX_TOLD) else {
             self.verdict.more += 1;
             return;
-        }
+        };
         self.verdict.changed.push(Decision {
             source: caller.to_string(),
             service: service.to_string(),
@@ -235,11 +277,19 @@ fn snapshot(world: &World, services: &BTreeSet<ServiceName>) -> Option<Snapshot>
     Snapshot::build(Arc::new(view), Revision(catalog.revision().0), context).ok()
 }
 
-/// Who may be calling at present.
-fn callers(world: &World) -> BTreeSet<SpiffeId> {
-    let workloads = world.catalog().workloads().iter();
-    let live = workloads.filter(|(scoped, _)| world.standings().is_confirmed(scoped));
-    live.map(|(_, workload)| workload.identity.clone()).collect()
+/// Identities, and whether they may be named.
+type Callers = BTreeMap<SpiffeId, bool>;
+
+/// Who may be calling at present, and whether `reader` may read a workload that shows it.
+fn callers(world: &World, reader: &Caller) -> Callers {
+    let mut callers = Callers::new();
+    for (scoped, workload) in world.catalog().workloads() {
+        if world.standings().is_confirmed(scoped) {
+            let shown = reader.role_in(Some(&scoped.0)) >= Role::Viewer;
+            *callers.entry(workload.identity.clone()).or_default() |= shown;
+        }
+    }
+    callers
 }
 
 /// Whom the DENYs of the change name one by one.

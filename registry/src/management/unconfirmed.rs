@@ -144,6 +144,7 @@ async fn take_back(
     let states = states(core, change.as_ref()).await?;
     let order = Order {
         author: author.to_owned(),
+        caller: caller.clone(),
         reason: format!("change {} of {}: {why}", pending.change, pending.author),
         verb: Verb::Unconfirmed,
         of: Some(pending.change),

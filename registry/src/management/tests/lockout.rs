@@ -6,7 +6,15 @@ use weft_api::pb::management::{DeleteRequest, DeleteResponse};
 use weft_policy::code;
 
 use super::*;
-use crate::{clock::Clock, harness::Plane, samples};
+use crate::{
+    clock::Clock,
+    harness::{Plane, scoped},
+    layout,
+    records::{Record as _, RegistrationRecord},
+    roles::Role,
+    samples,
+    store::Expected,
+};
 
 /// A policy about charge.
 fn policy(name: &str, action: &str, source: Value) -> Value {
@@ -164,4 +172,42 @@ async fn pol_06_a_dry_run_of_a_lock_out_tells_what_would_happen_and_why_it_would
     assert_eq!((answer.decisions.len(), locked(&answer.warnings)), (1, 1), "{answer:?}");
     get(&mut client, "ap", "charge-from-order").await.unwrap();
     assert_eq!(plane.rig.core.metrics.lockouts.get(), 0, "nothing was refused");
+}
+
+/// Lets a live caller of another namespace call charge.
+async fn let_teller_in(plane: &Plane) {
+    let bank = "bank".parse().unwrap();
+    let teller = samples::workload("teller-1", "bank", "hosta", &["teller"]);
+    let label = teller.label.clone().unwrap();
+    let enrollment = samples::enrollment("tellers", "bank", &["hosta"], "sa/teller");
+    plane.rig.put(&Resource::WorkloadEnrollment(enrollment)).await;
+    plane.rig.put(&Resource::Workload(teller)).await;
+    let record = RegistrationRecord { node: "hosta".parse().unwrap(), boot: 1, label };
+    let key = layout::registration(&bank, &"teller-1".parse().unwrap());
+    let put = plane.rig.core.store.put(key, record.encode(), Expected::Anything, None);
+    plane.rig.core.world.wait_for(put.await.unwrap()).await;
+    let scoped = (bank, "teller-1".parse().unwrap());
+    let live = |world: &std::sync::Arc<crate::world::World>| world.standings().is_confirmed(&scoped);
+    plane.rig.core.world.changes().wait_for(live).await.unwrap();
+    let source = json!({"type": "SPIFFE", "spiffe": "spiffe://corp.example/ns/bank/sa/teller"});
+    apply(&mut plane.admin().await, &[policy("charge-from-teller", "ALLOW", source)]).await.unwrap();
+}
+
+#[tokio::test]
+async fn pol_06_callers_of_namespaces_that_may_not_be_read_are_a_number() {
+    let plane = Plane::shop().await;
+    let_teller_in(&plane).await;
+    let mut editor = plane.people(scoped(Role::Editor, "shop")).await;
+    let status = apply_as(&mut editor, &deny_all(), false, false).await.unwrap_err();
+    let why = fault(&status).why.join("; ");
+    assert!(why.contains("ns/shop/sa/order and 1 caller of another namespace"), "{why}");
+    assert!(!why.contains("teller"), "{why}");
+
+    let dry = apply_as(&mut editor, &deny_all(), true, false).await.unwrap();
+    assert!(!format!("{dry:?}").contains("teller"), "{dry:?}");
+    assert_eq!((dry.decisions.len(), dry.more_decisions), (1, 1));
+
+    let seen = apply_as(&mut plane.admin().await, &deny_all(), true, false).await.unwrap();
+    let told = |needle: &str| seen.decisions.iter().filter(|d| d.source.contains(needle)).count();
+    assert_eq!((told("bank/sa/teller"), seen.decisions.len(), seen.more_decisions), (1, 2, 0));
 }
