@@ -147,7 +147,9 @@ fn sixty_kills_of_weft_run_leave_no_workload_and_no_key() {
     }
     let none = || {
         let listed = person.weft(&["get", "workloads", "-n", "default", "-o", "name"]).run().expect_success();
-        let agent = person.weft(&["agent", "status"]).run().expect_success();
+        // Exit code 1 as long as something is wrong, such as a workload that is on its way out.
+        let agent = person.weft(&["agent", "status"]).run();
+        assert!(matches!(agent.code(), Some(0 | 1)), "{agent}");
         if listed.stdout.contains("order") || agent.stdout.contains("sa/order") {
             return Err(format!("{listed}{agent}"));
         }
