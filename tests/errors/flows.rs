@@ -20,6 +20,7 @@ pub(crate) const CASES: &[Case] = &[
     case("W2105", "a rule for another port", |s| s.refused("portly:81", "W2105")),
     case("W1005", "a service without a program", |s| s.refused("empty", "W1005")),
     case("W1008", "a program that does not listen", |s| s.refused("dead", "W1008")),
+    case("W8014", "a program that answers nonsense", |s| s.refused("odd", "W8014")),
     case("W1006", "a service whose only endpoint is ejected", |s| {
         Ok(eventually("the endpoint is ejected", SOON, || s.refused("flaky", "W1006")))
     }),
@@ -105,7 +106,8 @@ pub(crate) const CASES: &[Case] = &[
 
 /// What the proxy answers to a GET of something that is not the mesh's.
 fn outside(scene: &Scene, authority: &str, code: &str) -> Result<Told, String> {
-    let request = format!("GET http://{authority}/ HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n");
+    let request =
+        format!("GET http://{authority}/ HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n");
     in_answer(&scene.exchange("hosta", PROXY, request.as_bytes()), code)
 }
 

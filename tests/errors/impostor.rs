@@ -25,6 +25,11 @@ use weft_tests::presented::Proof;
 /// The port of tunnels.
 pub(crate) const TUNNELS: u16 = 7_443;
 
+/// Packets of a stalled answer that arrive: those with the hello, however large its key shares are, and what follows it.
+const LET_THROUGH: usize = 5;
+/// Certificates that make the answer far longer than that.
+const PADDING: usize = 30;
+
 /// What it does with a flow, once the caller has accepted its certificate.
 #[derive(Clone, Debug)]
 pub(crate) enum Answer {
@@ -49,9 +54,7 @@ impl Impostor {
     #[track_caller]
     pub(crate) fn start(host: &Host, state: &Path, forged: &Forged, protocol: &[u8], answer: Answer) -> Self {
         let config = tls(state, forged.presented(), protocol);
-        let socket = bind(host);
-        Self::run(async move {
-            let endpoint = endpoint(config, socket);
+        Self::run(config, bind(host), async move |endpoint| {
             while let Some(incoming) = endpoint.accept().await {
                 let Ok(connection) = incoming.await else { continue };
                 let _ = serve(&connection, &answer).await;
@@ -60,29 +63,45 @@ impl Impostor {
         })
     }
 
-    /// Takes the port, and lets only the first packet of the real server's answer through: it has answered, and its
-    /// handshake never ends.
+    /// Takes the port, and lets only the first packets of its long answer through: it has answered, and its handshake
+    /// never ends.
     #[track_caller]
     pub(crate) fn stalling(host: &Host, state: &Path, forged: &Forged) -> Self {
-        let config = tls(state, forged.presented(), ALPN);
+        let last = forged.chain.last().cloned();
+        let chain = forged.chain.iter().cloned().chain(last.into_iter().cycle().take(PADDING)).collect();
+        let long = Forged { chain, proof: forged.proof.clone() };
+        let config = tls(state, long.presented(), ALPN);
         let (front, back) = (bind(host), UdpSocket::bind("127.0.0.1:0").unwrap());
-        Self::run(async move {
-            let endpoint = endpoint(config, back);
+        Self::run(config, back, async move |endpoint| {
             let server = endpoint.local_addr().unwrap();
-            let accepting = async { while endpoint.accept().await.map(quinn::Incoming::accept).is_some() {} };
+            let accepting = async {
+                // Kept, as one that is dropped closes the connection.
+                let mut handshakes = Vec::new();
+                while let Some(incoming) = endpoint.accept().await {
+                    handshakes.push(incoming.accept());
+                }
+            };
             tokio::join!(accepting, relay(front, server));
         })
     }
 
-    fn run(work: impl Future<Output = ()> + Send + 'static) -> Self {
+    fn run(
+        config: rustls::ServerConfig,
+        socket: UdpSocket,
+        work: impl AsyncFnOnce(quinn::Endpoint) + Send + 'static,
+    ) -> Self {
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
+                let endpoint = endpoint(config, socket);
                 tokio::select! {
-                    () = work => {}
+                    () = work(endpoint.clone()) => {}
                     _ = stopped => {}
                 }
+                // Else callers would go on with a tunnel to nobody.
+                endpoint.close(VarInt::from_u32(0), b"");
+                let _ = tokio::time::timeout(Duration::from_secs(1), endpoint.wait_idle()).await;
             });
         });
         Self { stop: Some(stop), thread: Some(thread) }
@@ -116,12 +135,12 @@ async fn serve(connection: &quinn::Connection, answer: &Answer) -> Result<(), Bo
     Ok(())
 }
 
-/// Carries packets between callers and `server`, of which only the first one comes back.
+/// Carries packets between callers and `server`, of which only the first [`LET_THROUGH`] come back.
 async fn relay(front: UdpSocket, server: SocketAddr) {
     front.set_nonblocking(true).unwrap();
     let front = tokio::net::UdpSocket::from_std(front).unwrap();
     let back = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let (mut caller, mut let_through) = (None, 1);
+    let (mut caller, mut left) = (None, LET_THROUGH);
     let (mut forth, mut home) = ([0; 2_048], [0; 2_048]);
     loop {
         tokio::select! {
@@ -130,8 +149,8 @@ async fn relay(front: UdpSocket, server: SocketAddr) {
                 let _ = back.send_to(&forth[..length], server).await;
             }
             Ok((length, _)) = back.recv_from(&mut home) => {
-                if let (Some(caller), 1) = (caller, let_through) {
-                    let_through = 0;
+                if let (Some(caller), 1..) = (caller, left) {
+                    left -= 1;
                     let _ = front.send_to(&home[..length], caller).await;
                 }
             }
@@ -141,7 +160,14 @@ async fn relay(front: UdpSocket, server: SocketAddr) {
 
 /// Calls the agent of `target` as `svid`, or as nobody, and opens a flow that begins with `bytes`.
 #[track_caller]
-pub(crate) fn call(from: &Host, target: SocketAddr, state: &Path, svid: Option<&Path>, sni: &str, bytes: &[u8]) {
+pub(crate) fn call(
+    from: &Host,
+    target: SocketAddr,
+    state: &Path,
+    svid: Option<&Path>,
+    sni: &str,
+    bytes: &[u8],
+) {
     let slot = svid.map(|path| {
         let slot = SvidSlot::empty();
         slot.publish(Svid::from_pem(&fs::read_to_string(path).unwrap()).unwrap());
@@ -151,9 +177,11 @@ pub(crate) fn call(from: &Host, target: SocketAddr, state: &Path, svid: Option<&
     let socket = from.enter(|| UdpSocket::bind("0.0.0.0:0").unwrap());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let endpoint = quinn::Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime)).unwrap();
+        let endpoint =
+            quinn::Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime)).unwrap();
         let crypto = QuicClientConfig::try_from(config).unwrap();
-        let connecting = endpoint.connect_with(quinn::ClientConfig::new(Arc::new(crypto)), target, sni).unwrap();
+        let connecting =
+            endpoint.connect_with(quinn::ClientConfig::new(Arc::new(crypto)), target, sni).unwrap();
         // Whoever shows no certificate is refused after its own handshake has ended.
         let Ok(connection) = connecting.await else { return };
         if let Ok((mut send, mut recv)) = connection.open_bi().await {

@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod case;
+mod changes;
 mod elsewhere;
 mod flows;
 mod impostor;
@@ -31,11 +32,11 @@ use scene::Scene;
 /// Every scenario, in the order in which one mesh goes through them: what breaks it comes last.
 const GROUPS: &[(&str, &[Case])] = &[
     ("manifests", manifests::CASES),
+    ("changes", changes::CASES),
     ("people", people::CASES),
     ("proxy", proxy::CASES),
     ("flows", flows::CASES),
     ("peers", peers::CASES),
-    ("stopped", outages::STOPPED),
     ("starts", starts::CASES),
     ("outages", outages::CASES),
 ];
@@ -65,7 +66,8 @@ fn every_code_has_a_scenario_or_names_the_test_that_provokes_it() {
         assert_eq!(covered.insert(known.code, known.test), None, "{} stands in two tables", known.code);
     }
     let covered: BTreeSet<_> = covered.into_keys().map(str::to_owned).collect();
-    let catalogue: BTreeSet<_> = catalogue().into_iter().map(|row| row["code"].as_str().unwrap().to_owned()).collect();
+    let catalogue: BTreeSet<_> =
+        catalogue().into_iter().map(|row| row["code"].as_str().unwrap().to_owned()).collect();
     let (without, unknown): (Vec<_>, Vec<_>) =
         (catalogue.difference(&covered).collect(), covered.difference(&catalogue).collect());
     assert!(without.is_empty(), "codes without a scenario: {without:?}");

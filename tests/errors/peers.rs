@@ -57,8 +57,12 @@ pub(crate) const CASES: &[Case] = &[
     case("W1024", "an endpoint that is not there any more", |s| {
         says(s, Answer::Refuse(ResetCode::WrongEndpoint, "W1024"), "W1024")
     }),
-    case("W3018", "a root that is not trusted any more", |s| says(s, Answer::Close(CloseCode::AuthorityRevoked), "W3018")),
-    case("W3026", "an identity that was withdrawn", |s| says(s, Answer::Reset(ResetCode::IdentityRevoked), "W3026")),
+    case("W3018", "a root that is not trusted any more", |s| {
+        says(s, Answer::Close(CloseCode::AuthorityRevoked), "W3018")
+    }),
+    case("W3026", "an identity that was withdrawn", |s| {
+        says(s, Answer::Reset(ResetCode::IdentityRevoked), "W3026")
+    }),
     case("W9001", "a fault of the other agent", |s| says(s, Answer::Reset(ResetCode::Internal), "W9001")),
 ];
 
@@ -95,7 +99,13 @@ fn says(scene: &Scene, answer: Answer, code: &str) -> Result<Told, String> {
     says_as(scene, &own(scene), ALPN, answer, code)
 }
 
-fn says_as(scene: &Scene, forged: &Forged, protocol: &[u8], answer: Answer, code: &str) -> Result<Told, String> {
+fn says_as(
+    scene: &Scene,
+    forged: &Forged,
+    protocol: &[u8],
+    answer: Answer,
+    code: &str,
+) -> Result<Told, String> {
     let _impostor = Impostor::start(scene.host("mal"), &state(scene), forged, protocol, answer);
     scene.refused("mal", code)
 }

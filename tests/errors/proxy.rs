@@ -38,7 +38,9 @@ pub(crate) const CASES: &[Case] = &[
     case("W8011", "https in a request line", |s| {
         s.proxied(format!("GET https://{HOST}/ HTTP/1.1\r\nHost: {HOST}\r\n\r\n").as_bytes(), "W8011")
     }),
-    case("W8013", "a credential of another scheme", |s| with_header(s, "Proxy-Authorization: Bearer x", "W8013")),
+    case("W8013", "a credential of another scheme", |s| {
+        with_header(s, "Proxy-Authorization: Bearer x", "W8013")
+    }),
     case("W2204", "a credential of nobody", |s| {
         let wrong = BASE64_STANDARD.encode("order-hosta.shop:bm90IHRoZSBzZWNyZXQ");
         with_header(s, &format!("Proxy-Authorization: Basic {wrong}"), "W2204")
@@ -62,21 +64,26 @@ pub(crate) const CASES: &[Case] = &[
         s.logged(&mark, "W2201")
     }),
     case("W2205", "an identity that no workload here has", |s| {
-        s.told("hosta", &["call", "charge.shop", "/", "--as", "spiffe://corp.example/ns/shop/sa/nobody"], "W2205")
+        s.told(
+            "hosta",
+            &["call", "charge.shop", "/", "--as", "spiffe://corp.example/ns/shop/sa/nobody"],
+            "W2205",
+        )
     }),
     case("W2206", "a program of a user whom no enrollment names", |s| run_of_nobody(s, NAMESPACE, "W2206")),
-    case("W6021", "a program of a namespace that the node has nothing in", |s| run_of_nobody(s, "bank", "W6021")),
+    case("W6021", "a program of a namespace that the node has nothing in", |s| {
+        run_of_nobody(s, "bank", "W6021")
+    }),
     case("W3004", "an identity that no enrollment gives to the node", |s| {
-        s.told("hosta", &["run", "--service", "x", "-n", "bank", "--", "true"], "W3004")
+        s.told("late", &["run", "--service", "x", "-n", "bank", "--", "true"], "W3004")
     }),
     case("W5020", "a program that is not there", |s| {
-        s.told("hosta", &["run", "--service", "x", "-n", NAMESPACE, "--", "/no/such/program"], "W5020")
+        s.told("late", &["run", "--service", "x", "-n", NAMESPACE, "--", "/no/such/program"], "W5020")
     }),
     case("W8012", "more connections than the agent carries", |s| {
         let mark = s.mark("hostc");
-        let open: Result<Vec<_>, _> = s.host("hostc").enter(|| {
-            (0..4).map(|_| std::net::TcpStream::connect(loopback(PROXY))).collect()
-        });
+        let open: Result<Vec<_>, _> =
+            s.host("hostc").enter(|| (0..4).map(|_| std::net::TcpStream::connect(loopback(PROXY))).collect());
         let told = s.logged(&mark, "W8012");
         drop(open.map_err(|error| error.to_string())?);
         told

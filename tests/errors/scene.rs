@@ -136,9 +136,12 @@ impl Scene {
 
     /// The proxy's answer to a GET of "order" for `path` of a service, perhaps with its port.
     pub(crate) fn get(&self, service: &str, path: &str) -> String {
-        let (name, port) = service.split_once(':').map_or((service, String::new()), |(name, port)| (name, format!(":{port}")));
+        let (name, port) = service
+            .split_once(':')
+            .map_or((service, String::new()), |(name, port)| (name, format!(":{port}")));
         let host = format!("{name}.{NAMESPACE}.svc.weft{port}");
-        let request = format!("GET http://{host}{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let request =
+            format!("GET http://{host}{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         self.exchange("hosta", PROXY, request.as_bytes())
     }
 
@@ -156,7 +159,15 @@ impl Scene {
     pub(crate) fn curled(&self, user: u32, code: &str) -> Result<Told, String> {
         let url = format!("http://charge.{NAMESPACE}.svc.weft/ok");
         let proxy = format!("http://127.0.0.1:{PROXY}");
-        let curl = self.host("hosta").program("curl").args(["-s", "-i", "--max-time", "10", "--proxy", &proxy, &url]);
+        let curl = self.host("hosta").program("curl").args([
+            "-s",
+            "-i",
+            "--max-time",
+            "10",
+            "--proxy",
+            &proxy,
+            &url,
+        ]);
         in_answer(&curl.env("no_proxy", "").as_user(user).run().stdout, code)
     }
 
@@ -213,7 +224,8 @@ pub(crate) fn told_by(finished: &Finished, code: &str) -> Result<Told, String> {
 
 /// What an HTTP answer tells with `code`.
 pub(crate) fn in_answer(answer: &str, code: &str) -> Result<Told, String> {
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| format!("no answer of HTTP: {answer:?}"))?;
+    let (head, body) =
+        answer.split_once("\r\n\r\n").ok_or_else(|| format!("no answer of HTTP: {answer:?}"))?;
     let header = head.lines().find_map(|line| line.strip_prefix("X-Weft-Code: "));
     let told = Told::in_answer(body).filter(|told| Some(told.code.as_str()) == header && told.code == code);
     told.ok_or_else(|| format!("no {code} in {answer:?}"))
@@ -237,7 +249,9 @@ fn exchange(target: SocketAddr, bytes: &[u8]) -> Result<String, String> {
 fn programs(mesh: &Mesh) -> Vec<(&'static str, Process)> {
     let hostb = mesh.host("hostb");
     let inline = |port: u16, script: &str| {
-        let text = format!("import socket, struct\ns = socket.create_server(('127.0.0.1', {port}))\nwhile True:\n c, _ = s.accept()\n{script}");
+        let text = format!(
+            "import socket, struct\ns = socket.create_server(('127.0.0.1', {port}))\nwhile True:\n c, _ = s.accept()\n{script}"
+        );
         hostb.program(app::python()).args(["-c", &text]).start()
     };
     let reset = " c.recv(1)\n c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))\n c.close()\n";
@@ -245,7 +259,7 @@ fn programs(mesh: &Mesh) -> Vec<(&'static str, Process)> {
         ("nginx", app::nginx(hostb, HTTP, hostb.folder())),
         ("echo", app::script(hostb, "echo.py", ECHO, &[])),
         ("echo of hostc", app::script(mesh.host("hostc"), "echo.py", ECHO, &[])),
-        ("odd", inline(ODD, " c.recv(1)\n c.sendall(b'nonsense\\n')\n c.close()\n")),
+        ("odd", inline(ODD, " c.recv(65536)\n c.sendall(b'nonsense\\n')\n c.close()\n")),
         ("crash", inline(CRASH, reset)),
     ];
     for port in [ODD, CRASH] {
@@ -268,7 +282,8 @@ fn workload(name: &str, namespace: &str, uid: u32, ports: &str, upstreams: &[(&s
 
 /// Host, node and lines of `agent.yaml`.
 fn agents() -> Vec<(&'static str, &'static str, String)> {
-    let own = |name: &str, port: u16| workload(name, NAMESPACE, 0, &format!("http: \"127.0.0.1:{port}\""), &[]);
+    let own =
+        |name: &str, port: u16| workload(name, NAMESPACE, 0, &format!("http: \"127.0.0.1:{port}\""), &[]);
     let calls = [
         ("echo", 7, TO_ECHO),
         ("small", 7, TO_SMALL),
@@ -296,7 +311,13 @@ fn agents() -> Vec<(&'static str, &'static str, String)> {
         own("odd", ODD),
         own("flaky", 8_085),
         own("crash", CRASH),
-        workload("portly", NAMESPACE, 0, &format!("web: \"127.0.0.1:{HTTP}\", admin: \"127.0.0.1:{HTTP}\""), &[]),
+        workload(
+            "portly",
+            NAMESPACE,
+            0,
+            &format!("web: \"127.0.0.1:{HTTP}\", admin: \"127.0.0.1:{HTTP}\""),
+            &[],
+        ),
         // An address of the network that nobody has: connecting to it takes until the timeout.
         workload("slow", NAMESPACE, 0, "http: \"10.77.0.250:80\"", &[]),
         workload("buyer", NAMESPACE, 0, "", &[("small", 7, TO_SMALL)]),
@@ -322,12 +343,18 @@ fn agents() -> Vec<(&'static str, &'static str, String)> {
 
 /// Services, whom they take, and how they are reached.
 fn manifests() -> Vec<String> {
-    let http = ["charge", "closed", "barred", "dead", "odd", "flaky", "slow", "lost", "mal", "loop", "empty", "routed", "zero"];
+    let http = [
+        "charge", "closed", "barred", "dead", "odd", "flaky", "slow", "lost", "mal", "loop", "empty",
+        "routed", "zero",
+    ];
     let tcp = ["echo", "quiet", "one", "crash", "small"];
     let mut all: Vec<String> = http.iter().map(|name| service(name, &[("http", 80, "http")])).collect();
     all.extend(tcp.iter().map(|name| service(name, &[("http", 7, "tcp")])));
     all.push(service("portly", &[("web", 80, "http"), ("admin", 81, "http")]));
-    all.push(service("watched", &[("http", 80, "http")]).replace("spec: {", "spec: {defaultAuthorization: Audit, "));
+    all.push(
+        service("watched", &[("http", 80, "http")])
+            .replace("spec: {", "spec: {defaultAuthorization: Audit, "),
+    );
     all.push(service("rehearsed", &[("http", 80, "http")]));
     let open = http.iter().chain(&tcp).filter(|name| !["closed", "barred"].contains(name));
     all.extend(open.map(|name| allow("order", name)));
@@ -341,19 +368,30 @@ fn manifests() -> Vec<String> {
     all.push(traffic("one", "circuitBreaker: {maxConnections: 1}"));
     all.push(traffic("quiet", "timeouts: {idle: 1s}"));
     all.push(traffic("slow", "timeouts: {connect: 500ms}"));
-    all.push(traffic("flaky", "outlierDetection: {consecutiveFailures: 2, ejection: {base: 60s, maxPercent: 100}}"));
+    all.push(traffic(
+        "flaky",
+        "outlierDetection: {consecutiveFailures: 2, ejection: {base: 60s, maxPercent: 100}}",
+    ));
     all.push(route("routed", "{name: gone, port: 80}"));
     all.push(route("zero", "{name: charge, port: 80, weight: 0}"));
     all
 }
 
 pub(crate) fn traffic(service: &str, settings: &str) -> String {
-    object("TrafficPolicy", service, &format!("targetRefs: [{{group: \"\", kind: Service, name: {service}}}], {settings}"))
+    object(
+        "TrafficPolicy",
+        service,
+        &format!("targetRefs: [{{group: \"\", kind: Service, name: {service}}}], {settings}"),
+    )
 }
 
 fn route(service: &str, backend: &str) -> String {
     let parent = format!("{{group: \"\", kind: Service, name: {service}}}");
-    let route = object("TCPRoute", service, &format!("parentRefs: [{parent}], rules: [{{backendRefs: [{backend}]}}]"));
+    let route = object(
+        "TCPRoute",
+        service,
+        &format!("parentRefs: [{parent}], rules: [{{backendRefs: [{backend}]}}]"),
+    );
     route.replace("weft.mesh/v1alpha1", "gateway.networking.k8s.io/v1")
 }
 

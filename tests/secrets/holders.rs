@@ -22,17 +22,29 @@ pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// What people are handed.
+pub(crate) const TOKEN: &str = "a token";
+
 /// What the file is meant to hold, by its path within the run's folder. `None`: no secret at all.
 pub(crate) fn meant_for(path: &Path) -> Option<&'static str> {
     let parts: Vec<&str> = path.iter().filter_map(|part| part.to_str()).collect();
     match parts.as_slice() {
         // What people hold: the tokens as they were handed over.
-        ["handed", _] => Some("a token"),
+        ["handed", _] => Some(TOKEN),
         [_, "state", "server", "ca", "authority.json"] => Some("the keys of the authority"),
-        [_, "state", "agent", "node.pem"] => Some("the key of the node"),
-        [_, "state", "agent", "svids", file] if is_pem(file) => Some("the key of a workload"),
-        [_, "state", "agent", "credentials", _] => Some("a proxy credential"),
+        // One that joined by its own command keeps it without the folder "agent".
+        [_, "state", rest @ ..] => of_agent(rest.strip_prefix(&["agent"]).unwrap_or(rest)),
         [_, _, "config", "weft", "identity.pem"] => Some("the key of a person"),
+        _ => None,
+    }
+}
+
+fn of_agent(path: &[&str]) -> Option<&'static str> {
+    match path {
+        ["node.pem"] => Some("the key of the node"),
+        ["keys"] => Some("the keys of its tunnels' port"),
+        ["svids", file] if is_pem(file) => Some("the key of a workload"),
+        ["credentials", _] => Some("a proxy credential"),
         _ => None,
     }
 }

@@ -50,14 +50,21 @@ impl Scene {
     pub(crate) fn start() -> Self {
         let hosts = ["hosta", "hostb", "hostc", "own", "spare"];
         let mesh = hosts.into_iter().fold(Mesh::builder(), weft_tests::mesh::Builder::host);
-        let mesh = mesh.manifest(service("charge", &[("http", 80, "http")])).manifest(allow("order", "charge"));
+        let mesh =
+            mesh.manifest(service("charge", &[("http", 80, "http")])).manifest(allow("order", "charge"));
         let mesh = mesh.manifest(allow("twin-a", "charge")).log("trace").start();
         DirBuilder::new().mode(0o700).create(mesh.folder().join("handed")).expect("the folder is ours");
         let mut scene = Self { mesh, secrets: Secrets::default(), programs: Vec::new() };
         for (host, workloads) in [("hosta", callers()), ("hostb", charge())] {
             let token = scene.token(&["agent", "--node", host, "--namespace", NAMESPACE], host);
             let config = scene.mesh.write_agent_config(host, host, &workloads);
-            scene.verbose(host, &["agent", "join", "--no-start", "--token-file"]).arg(token).arg("--config").arg(config).run().expect_success();
+            scene
+                .verbose(host, &["agent", "join", "--no-start", "--token-file"])
+                .arg(token)
+                .arg("--config")
+                .arg(config)
+                .run()
+                .expect_success();
             scene.mesh.start_agent(host);
         }
         let token = scene.token(&["agent", "--node", "hostc", "--namespace", NAMESPACE], "hostc");
@@ -66,7 +73,8 @@ impl Scene {
         scene.person("ann", &["user", "login", "--token-file"]).arg(token).run().expect_success();
         scene.verbose("own", &["up"]).run().expect_success();
         let hostb = scene.mesh.host("hostb");
-        scene.programs = vec![app::nginx(hostb, HTTP, hostb.folder())];
+        let run = ["run", "--service", "order", "--", "sleep", "600"];
+        scene.programs = vec![app::nginx(hostb, HTTP, hostb.folder()), scene.verbose("own", &run).start()];
         for host in ["hosta", "hostb"] {
             scene.mesh.wait_for_agent(host);
         }
@@ -115,11 +123,16 @@ impl Scene {
     #[track_caller]
     fn wait_for_files(&self) {
         let (hosta, hostb) = (self.mesh.state("hosta").join("agent"), self.mesh.state("hostb").join("agent"));
-        let wanted = ["order", "twin-a", "twin-b"].map(|name| hosta.join(format!("svids/{NAMESPACE}.{name}-hosta.pem")));
-        let all: Vec<PathBuf> = wanted.into_iter().chain([hostb.join(format!("svids/{NAMESPACE}.charge-hostb.pem"))]).collect();
+        let wanted = ["order", "twin-a", "twin-b"]
+            .map(|name| hosta.join(format!("svids/{NAMESPACE}.{name}-hosta.pem")));
+        let all: Vec<PathBuf> =
+            wanted.into_iter().chain([hostb.join(format!("svids/{NAMESPACE}.charge-hostb.pem"))]).collect();
+        // Its name is the host's, which is that of the machine.
+        let of_run = self.mesh.state("own").join("agent/credentials");
         eventually("all workloads have their identities", SOON, || {
             let missing: Vec<_> = all.iter().filter(|path| !path.exists()).collect();
-            if missing.is_empty() { Ok(()) } else { Err(format!("{missing:?}")) }
+            let ran = fs::read_dir(&of_run).is_ok_and(|files| files.count() > 0);
+            if missing.is_empty() && ran { Ok(()) } else { Err(format!("{missing:?}, run: {ran}")) }
         });
     }
 
@@ -127,7 +140,12 @@ impl Scene {
     #[track_caller]
     pub(crate) fn collect(&mut self, file: &Path) {
         let name = file.strip_prefix(self.mesh.folder()).unwrap_or(file).display().to_string();
-        let text = fs::read_to_string(file).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let bytes = fs::read(file).unwrap_or_else(|error| panic!("{name}: {error}"));
+        if file.ends_with("keys") {
+            self.secrets.add(&name, &bytes);
+            return;
+        }
+        let text = String::from_utf8(bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
         if self.secrets.add_pem(&name, &text) > 0 || name.starts_with("handed/") {
             return;
         }
@@ -144,7 +162,10 @@ impl Scene {
         let agents = ["hosta", "hostb"].map(|host| (host, self.mesh.agent(host).pid()));
         for (name, pid) in [server].into_iter().chain(agents) {
             let keys = memory::keys_of(pid);
-            assert!(keys.iter().any(|key| self.secrets.knows(key)), "{name} holds none of the keys that its files hold");
+            assert!(
+                keys.iter().any(|key| self.secrets.knows(key)),
+                "{name} holds none of the keys that its files hold"
+            );
             keys.iter().for_each(|key| self.secrets.add(&format!("a key in the memory of {name}"), key));
         }
         self.secrets.len() - before
@@ -155,7 +176,10 @@ impl Scene {
     pub(crate) fn call(&mut self) {
         let credential = |name: &str| {
             let path = self.mesh.state("hosta").join(format!("agent/credentials/{name}-hosta.{NAMESPACE}"));
-            fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).trim().to_owned()
+            fs::read_to_string(&path)
+                .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+                .trim()
+                .to_owned()
         };
         let (right, denied) = (credential("twin-a"), credential("twin-b"));
         let invented = "Zm9yZ2VkIHByb3h5IHNlY3JldA-0123456789";
@@ -165,7 +189,7 @@ impl Scene {
             let answer = self.proxied("http", &right, &url);
             if answer.stdout.contains("200 OK") { Ok(()) } else { Err(answer.to_string()) }
         });
-        let answers = [("socks5h", &right, "200 OK"), ("http", &denied, "W2101"), ("http", &wrong, "W2203")];
+        let answers = [("socks5h", &right, "200 OK"), ("http", &denied, "W2101"), ("http", &wrong, "W2204")];
         for (scheme, proof, expected) in answers {
             let answer = self.proxied(scheme, proof, &url);
             assert!(answer.stdout.contains(expected), "{expected}: {answer}");
@@ -186,7 +210,8 @@ impl Scene {
 
     /// curl of the twins' user, which reads its configuration, as no proof must stand in its arguments.
     fn curl(&self, config: &str) -> Program {
-        let curl = self.mesh.host("hosta").program("curl").args(["-s", "-i", "--max-time", "10", "--config", "-"]);
+        let curl =
+            self.mesh.host("hosta").program("curl").args(["-s", "-i", "--max-time", "10", "--config", "-"]);
         curl.input(config).env("no_proxy", "").as_user(TWINS)
     }
 
@@ -231,11 +256,22 @@ impl Scene {
         let mut spoilt: Value = serde_json::from_str(&text).expect("JSON");
         let key = first_key(&spoilt).expect("it holds keys").to_owned();
         spoilt["format"] = json!(key);
-        self.mesh.kill_server();
-        for text in [spoilt.to_string(), text.replace("-----BEGIN PRIVATE", "-----BEGIN STOLEN"), text[..text.len() / 2].to_owned()] {
+        self.mesh.stop_server(SOON);
+        let config = self.mesh.host(CTL).folder().join("server.yaml");
+        let backup = self.mesh.host(CTL).folder().join("mesh.backup");
+        self.verbose(CTL, &["server", "backup"])
+            .arg(backup)
+            .arg("--config")
+            .arg(&config)
+            .run()
+            .expect_success();
+        for text in [
+            spoilt.to_string(),
+            text.replace("-----BEGIN PRIVATE", "-----BEGIN STOLEN"),
+            text[..text.len() / 2].to_owned(),
+        ] {
             fs::write(&authority, text).expect("the file is there");
-            let config = self.mesh.host(CTL).folder().join("server.yaml");
-            refused(&self.verbose(CTL, &["server", "run", "--config"]).arg(config).run());
+            refused(&self.verbose(CTL, &["server", "run", "--config"]).arg(&config).run());
         }
         fs::write(&authority, text).expect("the file is there");
         self.mesh.kill_agent("hostb");
@@ -259,19 +295,33 @@ impl Scene {
                 let own = ["--server", &server, "get", what, "-A", "-o", form];
                 self.person("ann", &own).run().expect_success();
             }
-            for asked in [["token", "list"].as_slice(), &["status"], &["identity", "ca", "show"], &["describe", "service", "charge", "-n", NAMESPACE]] {
+            for asked in [
+                ["token", "list"].as_slice(),
+                &["status"],
+                &["server", "audit", "show"],
+                &["history", "service/charge", "-n", NAMESPACE],
+                &["identity", "ca", "show"],
+                &["describe", "service", "charge", "-n", NAMESPACE],
+            ] {
                 self.verbose(CTL, asked).args(["-o", form]).run().expect_success();
             }
-            for asked in [["agent", "status"].as_slice(), &["identity", "svid", "show", "--pem"], &["explain", "last"]] {
+            for asked in
+                [["agent", "status"].as_slice(), &["identity", "svid", "show", "--pem"], &["explain", "last"]]
+            {
                 self.verbose("hosta", asked).args(["-o", form]).run().expect_success();
             }
         }
         for host in ["hosta", "hostb", CTL] {
-            let config = if host == CTL { ["--server-config", "server.yaml"] } else { ["--agent-config", "agent.yaml"] };
+            let config = if host == CTL {
+                ["--server-config", "server.yaml"]
+            } else {
+                ["--agent-config", "agent.yaml"]
+            };
             self.verbose(host, &["config", "view"]).args(config).run().expect_success();
             for (port, path) in PAGES {
                 if let Ok((200, page)) = http_get(self.mesh.host(host), loopback(*port), path) {
-                    let file = self.mesh.host(host).folder().join(format!("page-{}", path[1..].replace('/', "-")));
+                    let file =
+                        self.mesh.host(host).folder().join(format!("page-{}", path[1..].replace('/', "-")));
                     fs::write(file, page).expect("the folder is ours");
                 }
             }
@@ -314,13 +364,17 @@ const PAGES: &[(u16, &str)] = &[
 
 /// The workloads of hosta.
 fn callers() -> String {
-    let one = |name: &str, uid: u32| format!("  - {{service: {name}, namespace: {NAMESPACE}, ports: {{}}, uid: {uid}}}\n");
+    let one = |name: &str, uid: u32| {
+        format!("  - {{service: {name}, namespace: {NAMESPACE}, ports: {{}}, uid: {uid}}}\n")
+    };
     format!("workloads:\n{}{}{}", one("order", 0), one("twin-a", TWINS), one("twin-b", TWINS))
 }
 
 /// The workload of hostb.
 fn charge() -> String {
-    format!("workloads:\n  - {{service: charge, namespace: {NAMESPACE}, ports: {{http: \"127.0.0.1:{HTTP}\"}}, uid: 0}}\n")
+    format!(
+        "workloads:\n  - {{service: charge, namespace: {NAMESPACE}, ports: {{http: \"127.0.0.1:{HTTP}\"}}, uid: 0}}\n"
+    )
 }
 
 /// The configuration of a curl that proves who it is to the proxy.

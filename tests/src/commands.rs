@@ -44,7 +44,8 @@ impl Commands {
     /// What is not there.
     pub fn check(&self, advice: &str) -> Result<(), String> {
         commands_in(advice).into_iter().try_for_each(|words| {
-            self.check_one(&words).map_err(|why| format!("weft {}: {why}; told as {advice:?}", words.join(" ")))
+            self.check_one(&words)
+                .map_err(|why| format!("weft {}: {why}; told as {advice:?}", words.join(" ")))
         })
     }
 
@@ -63,7 +64,8 @@ impl Commands {
             path = format!("{path} {word}").trim().to_owned();
             help = &self.0[&path];
         }
-        let flags = rest.take_while(|word| **word != "--").filter(|word| word.starts_with('-') && **word != "-");
+        let flags =
+            rest.take_while(|word| **word != "--").filter(|word| word.starts_with('-') && **word != "-");
         for flag in flags {
             let name = flag.split('=').next().unwrap_or(flag);
             let known = help.text.split(|c: char| c.is_whitespace() || c == ',' || c == '[' || c == '=');
@@ -79,13 +81,16 @@ impl Commands {
 fn subcommands(text: &str) -> Vec<String> {
     let listed = text.lines().skip_while(|line| *line != "Commands:").skip(1);
     let listed = listed.take_while(|line| line.starts_with("  "));
-    let words = listed.filter(|line| !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next());
+    let words =
+        listed.filter(|line| !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next());
     words.filter(|word| *word != "help").map(str::to_owned).collect()
 }
 
 /// The words of each `weft …` in a line, up to where the command ends: a comma, a semicolon, a wide gap.
 fn commands_in(line: &str) -> Vec<Vec<&str>> {
-    let begins = |at: usize| !line[..at].ends_with(|c: char| c.is_alphanumeric() || matches!(c, '-' | '/' | '.' | '_'));
+    let begins = |at: usize| {
+        !line[..at].ends_with(|c: char| c.is_alphanumeric() || matches!(c, '-' | '/' | '.' | '_'))
+    };
     let places = line.match_indices("weft ").filter(|(at, _)| begins(*at));
     let one = |(at, head): (usize, &str)| {
         let text = line[at + head.len()..].trim_start();

@@ -5,12 +5,17 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
 
+use crate::eventually::eventually;
 use crate::netns::Host;
 use crate::told::{Form, Told};
+
+/// How long a server may take to answer one of several tries.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Where a call goes.
 #[derive(Clone, Debug)]
@@ -21,11 +26,12 @@ pub enum Target<'a> {
     Tls(&'a str, &'a Path),
 }
 
-/// Makes one call and returns the errors in its answer, none when it succeeded.
+/// Makes a call and returns the errors in its answer, none when it succeeded. A server that refuses a call before it has
+/// read all of it resets what is left; curl then may tell of the reset and not of the answer, and is asked again.
 ///
 /// # Panics
 ///
-/// If curl says that there was no answer at all.
+/// If there is no answer at all.
 #[track_caller]
 pub fn call(host: &Host, target: &Target<'_>, method: &str, message: &[u8]) -> Vec<Told> {
     let folder = host.folder();
@@ -37,17 +43,21 @@ pub fn call(host: &Host, target: &Target<'_>, method: &str, message: &[u8]) -> V
     let curl = curl.arg(&heads).args(["-H", "content-type: application/grpc", "-H", "te: trailers"]);
     let curl = curl.arg("--data-binary").arg(format!("@{}", body.display()));
     let curl = match target {
-        Target::Socket(path) => {
-            curl.arg("--http2-prior-knowledge").arg("--unix-socket").arg(path).arg(format!("http://local{method}"))
-        }
+        Target::Socket(path) => curl
+            .arg("--http2-prior-knowledge")
+            .arg("--unix-socket")
+            .arg(path)
+            .arg(format!("http://local{method}")),
         Target::Tls(address, pem) => {
             let curl = curl.args(["--http2", "--tlsv1.3", "-k"]).arg("--cert").arg(pem).arg("--key").arg(pem);
             curl.arg(format!("https://{address}{method}"))
         }
     };
-    let finished = curl.run();
-    let heads = fs::read_to_string(&heads).unwrap_or_default();
-    assert!(heads.contains("grpc-status"), "no answer of gRPC: {heads:?} {finished}");
+    let heads = eventually("an answer of gRPC", ANSWERED_WITHIN, || {
+        let finished = curl.clone().run();
+        let heads = fs::read_to_string(&heads).unwrap_or_default();
+        if heads.contains("grpc-status") { Ok(heads) } else { Err(format!("{heads:?} {finished}")) }
+    });
     let details = heads.lines().find_map(|line| line.strip_prefix("grpc-status-details-bin: "));
     details.map(|text| errors_in(&decode(text.trim()))).unwrap_or_default()
 }
@@ -90,7 +100,8 @@ fn errors_in(status: &[u8]) -> Vec<Told> {
     for detail in fields(status).into_iter().filter(|(field, _)| *field == 3) {
         let any = fields(&detail.1);
         let kind = text_of(&any, 1);
-        let value = any.iter().find(|(field, _)| *field == 2).map(|(_, value)| value.clone()).unwrap_or_default();
+        let value =
+            any.iter().find(|(field, _)| *field == 2).map(|(_, value)| value.clone()).unwrap_or_default();
         let value = fields(&value);
         if kind.ends_with("google.rpc.ErrorInfo") {
             all.push(error_info(&value));
@@ -104,8 +115,10 @@ fn errors_in(status: &[u8]) -> Vec<Told> {
 
 fn error_info(info: &[(u32, Vec<u8>)]) -> Told {
     let entries = info.iter().filter(|(field, _)| *field == 3).map(|(_, entry)| fields(entry));
-    let metadata: Vec<(String, String)> = entries.map(|entry| (text_of(&entry, 1), text_of(&entry, 2))).collect();
-    let what = metadata.iter().find(|(key, _)| key == "what").map(|(_, what)| what.clone()).unwrap_or_default();
+    let metadata: Vec<(String, String)> =
+        entries.map(|entry| (text_of(&entry, 1), text_of(&entry, 2))).collect();
+    let what =
+        metadata.iter().find(|(key, _)| key == "what").map(|(_, what)| what.clone()).unwrap_or_default();
     let why = metadata.into_iter().filter(|(key, _)| key.starts_with("why.")).map(|(_, fact)| fact).collect();
     Told { code: text_of(info, 1), what, why, fix: Vec::new(), docs: String::new(), form: Form::Object }
 }
@@ -123,7 +136,10 @@ fn fields(mut message: &[u8]) -> Vec<(u32, Vec<u8>)> {
         match kind {
             0 => drop(take_varint(&mut message)),
             2 => {
-                let Some(length) = take_varint(&mut message).and_then(|length| usize::try_from(length).ok()) else { break };
+                let Some(length) = take_varint(&mut message).and_then(|length| usize::try_from(length).ok())
+                else {
+                    break;
+                };
                 let Some((value, rest)) = message.split_at_checked(length) else { break };
                 found.push((field, value.to_vec()));
                 message = rest;
@@ -153,8 +169,15 @@ mod tests {
 
     #[test]
     fn details_are_read_as_they_stand_on_the_wire() {
-        let entry = |key: &str, value: &str| bytes(3, &[bytes(1, key.as_bytes()), bytes(2, value.as_bytes())].concat());
-        let info = [bytes(1, b"W4003"), bytes(2, b"weft.mesh"), entry("what", "unknown kind"), entry("why.000", "misspelt")];
+        let entry = |key: &str, value: &str| {
+            bytes(3, &[bytes(1, key.as_bytes()), bytes(2, value.as_bytes())].concat())
+        };
+        let info = [
+            bytes(1, b"W4003"),
+            bytes(2, b"weft.mesh"),
+            entry("what", "unknown kind"),
+            entry("why.000", "misspelt"),
+        ];
         let help = bytes(1, &bytes(1, b"see:   weft version"));
         let any = |url: &str, value: &[u8]| bytes(3, &[bytes(1, url.as_bytes()), bytes(2, value)].concat());
         let status = [
@@ -164,6 +187,9 @@ mod tests {
         ];
         let told = errors_in(&status.concat()).remove(0);
         assert_eq!((told.code.as_str(), told.what.as_str()), ("W4003", "unknown kind"));
-        assert_eq!((told.why, told.fix), (vec!["misspelt".to_owned()], vec!["see:   weft version".to_owned()]));
+        assert_eq!(
+            (told.why, told.fix),
+            (vec!["misspelt".to_owned()], vec!["see:   weft version".to_owned()])
+        );
     }
 }

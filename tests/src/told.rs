@@ -131,7 +131,10 @@ impl Told {
             (self.what.len() <= 3, "what happened"),
             (!has_why && !matches!(self.form, Form::Problem | Form::Line), "why"),
             (!has_fix && self.form != Form::Line, "a next command"),
-            (self.form == Form::Block && !self.docs.starts_with(&format!("weft explain {}", self.code)), "docs"),
+            (
+                self.form == Form::Block && !self.docs.starts_with(&format!("weft explain {}", self.code)),
+                "docs",
+            ),
         ];
         let lacking: Vec<&str> = lacking.into_iter().filter_map(|(is, what)| is.then_some(what)).collect();
         if lacking.is_empty() { Ok(()) } else { Err(format!("it lacks {}: {self:?}", lacking.join(" and "))) }
@@ -166,8 +169,12 @@ mod tests {
     #[test]
     fn what_lacks_a_part_is_told() {
         let bare = Told::in_blocks("error[W5006]: cannot listen\n").remove(0);
-        assert_eq!(bare.check().unwrap_err().split(':').next(), Some("it lacks why and a next command and docs"));
-        let answer = Told::in_answer("W2101 denied  a → b\n      nobody may\n      weft policy allow a b\n").unwrap();
+        assert_eq!(
+            bare.check().unwrap_err().split(':').next(),
+            Some("it lacks why and a next command and docs")
+        );
+        let answer =
+            Told::in_answer("W2101 denied  a → b\n      nobody may\n      weft policy allow a b\n").unwrap();
         assert_eq!(answer.check(), Ok(()));
         let object = Told::in_objects(r#"{"code":"W1","what":"it is so","why":["x"],"fix":["weft up"]}"#);
         assert_eq!(with_code(object, "W1").unwrap().check(), Ok(()));
