@@ -139,6 +139,11 @@ impl AppStream {
         Ok(())
     }
 
+    /// Whether the program waits for a response to its request, of which nothing has been passed on yet.
+    pub(crate) fn awaits_response(&self) -> bool {
+        self.gates.as_ref().is_some_and(|(_, response)| response.is_silent())
+    }
+
     /// Tells the program why there is no connection, and ends.
     ///
     /// May be called until a byte of the far end was passed on. A program that speaks directly sees a reset.

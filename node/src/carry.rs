@@ -82,7 +82,17 @@ pub(crate) async fn caller_to_tunnel(
         | End::Exchange(_)
         | End::Idle
         | End::Unanswered
-        | End::Cut(_) => Ok(transfer),
+        | End::Cut(_) => {
+            answer_instead(app, &transfer.end).await;
+            Ok(transfer)
+        }
+    }
+}
+
+/// A program that waits for the response to its request is told why none comes, as by any gateway (RFC 9110 §15.6).
+async fn answer_instead(app: AppStream, end: &End) {
+    if let Some(fault) = end.fault().filter(|_| app.awaits_response()) {
+        app.refuse(&fault).await;
     }
 }
 
@@ -114,5 +124,7 @@ pub(crate) async fn within_host(
     let (io, _mark) = io.into_parts();
     let mut other = AppStream::raw(io);
     let relay = settings(shared, Side::Caller, idle);
-    Ok(relay::within_host(&mut app, &mut other, &relay, cut_by(shared, cuts)).await)
+    let transfer = relay::within_host(&mut app, &mut other, &relay, cut_by(shared, cuts)).await;
+    answer_instead(app, &transfer.end).await;
+    Ok(transfer)
 }

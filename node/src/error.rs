@@ -350,6 +350,17 @@ impl End {
             (Self::Cut(reset), _) => Some(code_of(*reset)),
         }
     }
+
+    /// What the program that called is told of it, if it is told at all.
+    #[must_use]
+    pub fn fault(&self) -> Option<Fault> {
+        if let Self::Far(error) = self {
+            return Some(FlowError::from(error.clone()).fault());
+        }
+        let code = self.code(Side::Caller)?;
+        let what = if let Self::Exchange(error) = self { error.to_string() } else { code.title().to_owned() };
+        Some(fault_of(code, what))
+    }
 }
 
 const fn no_endpoint(reason: NoEndpoint) -> &'static str {
@@ -405,5 +416,16 @@ mod tests {
         assert_eq!(End::Cut(ResetCode::PolicyChanged).code(Side::Caller), Some(code::REVOKED_BY_POLICY));
         let far = StreamError::Reset(PeerCode::Known(ResetCode::Stalled));
         assert_eq!(End::Far(far).code(Side::Caller), Some(code::STALLED));
+    }
+
+    #[test]
+    fn whoever_waits_for_a_response_is_told_what_broke_but_for_its_own_doing() {
+        let told = |end: End| end.fault().map(|fault| (fault.code.to_string(), fault.what));
+        assert_eq!(told(End::Clean), None);
+        assert_eq!(told(End::App(io::ErrorKind::ConnectionReset)), None);
+        let (code, what) = told(End::Idle).unwrap();
+        assert_eq!((code.as_str(), what.as_str()), ("W1017", code::IDLE_TIMEOUT.title()));
+        let refused = StreamError::Refused(Refused::new(ResetCode::PolicyDenied, "W2105", "port 81"));
+        assert_eq!(told(End::Far(refused)).unwrap(), ("W2105".to_owned(), "port 81".to_owned()));
     }
 }

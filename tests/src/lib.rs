@@ -10,6 +10,8 @@
 //! - [`app`]: real programs (nginx, redis, python's `http.server`) and small clients;
 //! - [`cpu`]: CPU time of a thread;
 //! - [`chance`]: random moments that a seed repeats;
+//! - [`told`], [`commands`] and [`grpc`]: what a person or a client is told of an error, and whether the commands in it
+//!   exist;
 //! - [`clock`]: a wall clock of its own for a host, that can be stepped;
 //! - [`disk`]: a disk of its own that fills up and breaks;
 //! - [`load`]: clients that count what fails;
@@ -29,11 +31,13 @@ pub mod app;
 pub mod architecture;
 pub mod chance;
 pub mod clock;
+pub mod commands;
 pub mod corpus;
 pub mod cpu;
 pub mod disk;
 pub mod eventually;
 pub mod forge;
+pub mod grpc;
 pub mod handshake;
 pub mod load;
 pub mod manifest;
@@ -44,4 +48,5 @@ pub mod presented;
 pub mod process;
 pub mod python;
 pub mod sbom;
+pub mod told;
 pub mod verdict;

@@ -53,6 +53,7 @@ pub struct Mesh {
     clocks: BTreeSet<String>,
     network: Network,
     binary: PathBuf,
+    log: String,
 }
 
 impl Mesh {
@@ -66,10 +67,16 @@ impl Mesh {
         self.network.host(name)
     }
 
+    /// The folder of the run, which holds those of the hosts; removed with the mesh.
+    pub fn folder(&self) -> &Path {
+        self.network.folder()
+    }
+
     /// A `weft` command of the person who owns `host`, not started.
     pub fn weft(&self, host: &str, args: &[&str]) -> Program {
         let host = self.host(host);
-        let program = weft_program(&self.binary, host, host.folder()).env("WEFT_STATE_DIR", state_dir(host));
+        let program = weft_program(&self.binary, host, host.folder());
+        let program = program.env("WEFT_STATE_DIR", state_dir(host)).env("RUST_LOG", &self.log);
         let own_clock = self.clocks.contains(host.name());
         let program = if own_clock { clock::under_clock_of(host, program) } else { program };
         program.args(args)

@@ -32,11 +32,13 @@ static STARTED: AtomicU32 = AtomicU32::new(0);
 pub struct Program {
     netns: Option<String>,
     uid: Option<u32>,
+    through: Vec<OsString>,
     program: OsString,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     folder: PathBuf,
     input: Option<String>,
+    output: Option<PathBuf>,
     limit: Duration,
 }
 
@@ -46,11 +48,13 @@ impl Program {
         Self {
             netns: None,
             uid: None,
+            through: Vec::new(),
             program: program.as_ref().to_owned(),
             args: Vec::new(),
             env: Vec::new(),
             folder: folder.to_owned(),
             input: None,
+            output: None,
             limit: USUAL_LIMIT,
         }
     }
@@ -66,6 +70,13 @@ impl Program {
     #[must_use]
     pub fn as_user(mut self, uid: u32) -> Self {
         self.uid = Some(uid);
+        self
+    }
+
+    /// Starts it by another program, which becomes it, such as `prlimit` with what it allows.
+    #[must_use]
+    pub fn through(mut self, program: &str, args: &[&str]) -> Self {
+        self.through = std::iter::once(program).chain(args.iter().copied()).map(OsString::from).collect();
         self
     }
 
@@ -97,6 +108,13 @@ impl Program {
         self
     }
 
+    /// Sends standard output to `path`, which is there already, such as a device; none of it is read back.
+    #[must_use]
+    pub fn output_to(mut self, path: &Path) -> Self {
+        self.output = Some(path.to_owned());
+        self
+    }
+
     /// How long [`Self::run`] may take.
     #[must_use]
     pub fn limit(mut self, limit: Duration) -> Self {
@@ -118,7 +136,12 @@ impl Program {
             err: self.folder.join(format!("{base}.err")),
         };
         let mut command = self.command();
-        command.stdin(self.input_file(&base)).stdout(create(&files.out)).stderr(create(&files.err));
+        let own = create(&files.out);
+        let out = self.output.as_deref().map_or(own, |path| {
+            let opened = fs::OpenOptions::new().write(true).open(path);
+            opened.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        });
+        command.stdin(self.input_file(&base)).stdout(out).stderr(create(&files.err));
         let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         Process { what: format!("{command:?}"), name, child, files }
     }
@@ -145,6 +168,7 @@ impl Program {
             words.extend(["setpriv", "--clear-groups"].map(OsString::from));
             words.extend([format!("--reuid={uid}"), format!("--regid={uid}")].map(OsString::from));
         }
+        words.extend(self.through.iter().cloned());
         words.push(self.program.clone());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).args(&self.args).current_dir(&self.folder);

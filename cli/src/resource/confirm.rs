@@ -34,7 +34,7 @@ pub(crate) fn confirm(args: &ConfirmArgs, global: &Global, output: &Output) -> R
         output
             .line(format!("{}/{}{dot}{} {}", result.kind, result.name, result.namespace, result.outcome))?;
         for warning in &result.warnings {
-            output.talk(format!("warning: {warning}"));
+            output.warning(warning);
         }
     }
     Ok(ExitCode::SUCCESS)

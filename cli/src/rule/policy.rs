@@ -108,10 +108,9 @@ fn print_verdict(answer: &CheckPolicyResponse, output: &Output) -> Result<(), Cl
     }
     if answer.allowed {
         output.line(format!("allowed  {}", answer.what))?;
-        for why in &answer.why {
-            output.line(format!("      {why}"))?;
-        }
-        if !answer.code.is_empty() {
+        if answer.code.is_empty() {
+            answer.why.iter().try_for_each(|why| output.line(format!("      {why}")))?;
+        } else {
             output.fault(&denial_fault(answer));
         }
     } else {

@@ -254,6 +254,12 @@ impl ResponseGate {
         Ok(passed.freeze())
     }
 
+    /// Whether nothing of a response has been passed on: the client can still be answered in the service's stead.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.state == ResponseState::Head && self.interim == 0
+    }
+
     /// The service sent its last byte.
     ///
     /// # Errors
@@ -409,6 +415,21 @@ mod tests {
             assert!(is_other, "{bytes:?}");
         }
         assert_eq!(answered(gates(Body::None).1, b"", 4), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn a_client_is_answered_in_the_services_stead_only_before_a_byte_of_a_response() {
+        let passed = |bytes: &'static [u8]| {
+            let (_request, mut gate) = gates(Body::None);
+            let _ = gate.pass(Bytes::from_static(bytes));
+            gate.is_silent()
+        };
+        for quiet in [b"".as_slice(), b"HTTP/1.1 200", b"nonsense\n", b"HTTP/1.1 101 Switching Protocols\r\n\r\n"] {
+            assert!(passed(quiet), "{}", quiet.escape_ascii());
+        }
+        for begun in [b"HTTP/1.1 200 OK\r\n\r\n".as_slice(), b"HTTP/1.1 100 Continue\r\n\r\n"] {
+            assert!(!passed(begun), "{}", begun.escape_ascii());
+        }
     }
 
     #[test]

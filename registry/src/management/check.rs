@@ -119,7 +119,6 @@ fn answer(
     explanation: Explanation,
 ) -> CheckPolicyResponse {
     let allowed = authorization.decision.is_allowed();
-    let code = explanation.code.filter(|_| !allowed);
     let rule = authorization.decision.rule();
     let default = snapshot.destination(service).map(|destination| destination.default_authorization());
     let (default_from, default_mode) = default.map_or(("", ""), |(origin, default)| {
@@ -132,7 +131,7 @@ fn answer(
     });
     CheckPolicyResponse {
         allowed,
-        code: code.map(|code| code.to_string()).unwrap_or_default(),
+        code: explanation.code.map(|code| code.to_string()).unwrap_or_default(),
         what: explanation.what,
         why: explanation.why,
         fix: explanation.fix,

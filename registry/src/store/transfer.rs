@@ -317,7 +317,9 @@ mod tests {
         let store = store(temp.path()).await;
         put(&store, UNFINISHED, "1").await;
         put(&store, "/half", "1").await;
-        assert!(matches!(check_finished(&store).await, Err(TransferError::Unfinished)));
+        let unfinished = check_finished(&store).await.unwrap_err();
+        assert!(matches!(unfinished, TransferError::Unfinished));
+        assert_eq!(unfinished.code().as_str(), "W6037");
         assert!(matches!(read(&store).await, Err(TransferError::Unfinished)), "it is no source either");
         fill(&store, &content(2, 1)).await.unwrap();
         assert_eq!(names(&store).await, ["/000000", "/000001"]);

@@ -21,6 +21,7 @@ pub struct Builder {
     etcd: bool,
     server_lines: String,
     agent_lines: String,
+    log: Option<String>,
 }
 
 /// A workload in the configuration of an agent. It runs as root unless [`Workload::user`] says otherwise.
@@ -137,6 +138,13 @@ impl Builder {
         self
     }
 
+    /// What every `weft` command logs, as `RUST_LOG` says it; `info` otherwise.
+    #[must_use]
+    pub fn log(mut self, filter: &str) -> Self {
+        self.log = Some(filter.to_owned());
+        self
+    }
+
     /// Starts everything and waits until server and agents are ready.
     ///
     /// # Panics
@@ -154,8 +162,9 @@ impl Builder {
             |(host, size): &(String, u64)| (host.clone(), Disk::new(&state_dir(network.host(host)), *size));
         let disks = self.disks.iter().map(disk).collect();
         let clocks = self.clocks.keys().cloned().collect();
+        let log = self.log.clone().unwrap_or_else(|| "info".to_owned());
         let mut mesh =
-            Mesh { agents: BTreeMap::new(), server: None, etcd: None, disks, clocks, network, binary };
+            Mesh { agents: BTreeMap::new(), server: None, etcd: None, disks, clocks, network, binary, log };
         let server_yaml = self.server_yaml(mesh.host(CTL));
         write(&server_config(mesh.host(CTL)), &server_yaml);
         if self.etcd {

@@ -103,6 +103,7 @@ async fn the_history_keeps_its_bound_and_says_what_it_forgot() {
     assert_eq!(store.status().await.unwrap().oldest, Revision(16));
     let error = next(&mut slow).await.unwrap_err();
     assert!(matches!(error, StoreError::Compacted { wanted: Revision(1), oldest: Revision(16) }), "{error}");
+    assert_eq!(error.code().as_str(), "W6008");
     drop(store);
 
     let store = host.open_here().await;
