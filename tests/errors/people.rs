@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use weft_identity::csr::SigningRequest;
 use weft_tests::eventually::{Stopwatch, eventually};
 use weft_tests::grpc::{self, Target};
@@ -117,7 +118,12 @@ pub(crate) const CASES: &[Case] = &[
             s.told(CTL, &["run", "--service", "own", "-n", NAMESPACE, "--", "true"], "W2208")
         }))
     }),
-    case("W6024", "no time for an answer", |s| s.told(CTL, &["--timeout", "0s", "get", "services"], "W6024")),
+    case("W6024", "a server that stands still", |s| {
+        s.mesh.server().signal(Signal::SIGSTOP);
+        let told = s.told(CTL, &["--timeout", "1s", "get", "services"], "W6024");
+        s.mesh.server().signal(Signal::SIGCONT);
+        told
+    }),
     case("W6026", "a method that the server does not have", |s| {
         let socket = s.mesh.state(CTL).join("run/server.sock");
         with_code(

@@ -346,10 +346,11 @@ fn transaction(
             objects: touched,
         };
         ops.extend(draft.ops(head.next(), now, documents));
+        // A commit without objects does not write it: whoever reads the guard waits for the catalog to show its commit.
+        ops.push(head.advance());
     }
     ops.extend(pending.map(Pending::put));
     compares.push(head.compare());
-    ops.push(head.advance());
     if ops.len().max(compares.len()) > MAX_TXN_OPS {
         let what = format!("the change needs {} operations, one transaction has {MAX_TXN_OPS}", ops.len());
         return Err(Refusal::invalid(vec![catalogued(code::OVER_LIMIT, what)]));

@@ -127,6 +127,20 @@ async fn what_somebody_changed_since_is_left_alone_and_that_is_said() {
 }
 
 #[tokio::test]
+async fn who_comes_after_a_taking_back_that_changed_nothing_does_not_wait_for_it() {
+    let (plane, _hands) = timed().await;
+    let mut client = plane.admin().await;
+    let change = apply_within(&mut client, &[port("charge", 81)]).await.unwrap().change;
+    apply(&mut client, &[port("charge", 82)]).await.unwrap();
+    let answer = confirm(&mut client, change, true).await.unwrap();
+    assert!(answer.results[0].warnings.iter().any(|line| line.contains("W6051")), "{answer:?}");
+    // The world shows no commit without objects, and would be waited for in vain for 5 s.
+    let next = [port("ledger", 81)];
+    let applied = tokio::time::timeout(Duration::from_secs(3), apply(&mut client, &next));
+    applied.await.expect("nothing to wait for").unwrap();
+}
+
+#[tokio::test]
 async fn an_object_waits_for_one_confirmation_at_a_time() {
     let (plane, _hands) = timed().await;
     let mut client = plane.admin().await;
