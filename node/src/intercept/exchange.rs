@@ -424,7 +424,9 @@ mod tests {
             let _ = gate.pass(Bytes::from_static(bytes));
             gate.is_silent()
         };
-        for quiet in [b"".as_slice(), b"HTTP/1.1 200", b"nonsense\n", b"HTTP/1.1 101 Switching Protocols\r\n\r\n"] {
+        for quiet in
+            [b"".as_slice(), b"HTTP/1.1 200", b"nonsense\n", b"HTTP/1.1 101 Switching Protocols\r\n\r\n"]
+        {
             assert!(passed(quiet), "{}", quiet.escape_ascii());
         }
         for begun in [b"HTTP/1.1 200 OK\r\n\r\n".as_slice(), b"HTTP/1.1 100 Continue\r\n\r\n"] {
