@@ -287,7 +287,7 @@ impl Scene {
 
     /// Asks for everything that there is to see, in every form; the answers stay in files of the run.
     #[track_caller]
-    pub(crate) fn ask_for_everything(&mut self) {
+    pub(crate) fn ask_for_everything(&self) {
         let server = format!("{}:7444", self.mesh.host(CTL).ip4());
         for form in ["json", "yaml", "wide"] {
             for what in [KINDS, "agents"] {
