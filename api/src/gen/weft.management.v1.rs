@@ -342,7 +342,7 @@ pub struct CheckPolicyRequest {
 pub struct CheckPolicyResponse {
     #[prost(bool, tag = "1")]
     pub allowed: bool,
-    /// W-code of a denial, empty when allowed.
+    /// W-code of a denial; when allowed, of what a person should look at (W2103, W2111), mostly empty.
     #[prost(string, tag = "2")]
     pub code: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
