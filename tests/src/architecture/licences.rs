@@ -43,7 +43,7 @@ fn judge(package: &Value, allowed: &Allowed) -> Option<String> {
     if licence.is_empty() {
         return Some(format!("{name} names no licence: read its package, then decide"));
     }
-    // The form that crates.io took before it took SPDX is still found: `MIT/Apache-2.0`.
+    // The form that manifests had before SPDX is still found: `MIT/Apache-2.0`.
     let expression = match Expression::parse_mode(licence, ParseMode::LAX) {
         Ok(expression) => expression,
         Err(error) => return Some(format!("{name}: `{licence}` is no licence expression: {}", error.reason)),

@@ -143,7 +143,7 @@ fn reference(part: &Crate) -> String {
     }
 }
 
-/// The licence in the words of SPDX; crates.io also took `MIT/Apache-2.0` once.
+/// The licence in the words of SPDX; manifests once also said `MIT/Apache-2.0`.
 fn licence(part: &Crate) -> Result<String, SbomError> {
     let fault = || SbomError::Licence { name: part.name.clone(), licence: part.licence.clone() };
     let canonical = Expression::canonicalize(&part.licence).map_err(|_| fault())?;
