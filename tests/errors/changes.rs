@@ -4,7 +4,8 @@ use weft_tests::manifest::{NAMESPACE, service};
 use weft_tests::mesh::CTL;
 
 use crate::case::{Case, case};
-use crate::scene::{Scene, object, told_by};
+use crate::inventory::object;
+use crate::scene::{Scene, told_by};
 
 /// In this order: the change that waits is taken back by the next one.
 pub(crate) const CASES: &[Case] = &[

@@ -9,9 +9,8 @@ use weft_tests::netns::Fault;
 use weft_tests::told::Told;
 
 use crate::case::{Case, case};
-use crate::scene::{
-    PROXY, SOON, Scene, TO_CRASH, TO_ECHO, TO_MAL, TO_ONE, TO_QUIET, TO_SMALL, in_answer, object,
-};
+use crate::inventory::{TO_CRASH, TO_ECHO, TO_MAL, TO_ONE, TO_QUIET, TO_SMALL, object};
+use crate::scene::{PROXY, SOON, Scene, in_answer};
 
 /// In this order: those that open the egress stand together, those that fill hostc too.
 pub(crate) const CASES: &[Case] = &[

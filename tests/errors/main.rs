@@ -11,6 +11,7 @@ mod changes;
 mod elsewhere;
 mod flows;
 mod impostor;
+mod inventory;
 mod manifests;
 mod outages;
 mod peers;

@@ -5,7 +5,8 @@ use weft_tests::mesh::CTL;
 use weft_tests::told::Told;
 
 use crate::case::{Case, case};
-use crate::scene::{Scene, id, object, told_by, traffic};
+use crate::inventory::{id, object, traffic};
+use crate::scene::{Scene, told_by};
 
 /// In this order: what one writes, a later one may need.
 pub(crate) const CASES: &[Case] = &[

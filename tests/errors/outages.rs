@@ -7,7 +7,8 @@ use weft_tests::mesh::CTL;
 use weft_tests::told::{Told, with_code};
 
 use crate::case::{Case, case};
-use crate::scene::{PROXY, SOON, Scene, TO_SMALL, in_answer};
+use crate::inventory::TO_SMALL;
+use crate::scene::{PROXY, SOON, Scene, in_answer};
 
 const HOUR: i64 = 3_600;
 

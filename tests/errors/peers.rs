@@ -12,7 +12,8 @@ use weft_tests::told::Told;
 
 use crate::case::{Case, case};
 use crate::impostor::{Answer, Impostor, TUNNELS, call, stolen};
-use crate::scene::{Scene, id};
+use crate::inventory::id;
+use crate::scene::Scene;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 

@@ -14,7 +14,8 @@ use weft_tests::process::Program;
 use weft_tests::told::{Told, with_code};
 
 use crate::case::{Case, case};
-use crate::scene::{SOON, Scene, X_HOSTA, copy_folder, object, told_by};
+use crate::inventory::{X_HOSTA, object};
+use crate::scene::{SOON, Scene, copy_folder, told_by};
 
 const CREATE: [&str; 6] = ["token", "create", "--for", "agent", "--namespace", NAMESPACE];
 const ISSUE: &str = "/weft.identity.v1.Identity/IssueSvid";

@@ -9,7 +9,8 @@ use weft_tests::manifest::NAMESPACE;
 use weft_tests::told::Told;
 
 use crate::case::{Case, case};
-use crate::scene::{GHOST, NOBODY, PROXY, Scene, TO_ECHO, TO_LOOP, TWINS, told_by};
+use crate::inventory::{GHOST, NOBODY, TO_ECHO, TO_LOOP, TWINS};
+use crate::scene::{PROXY, Scene, told_by};
 
 const URL: &str = "http://charge.shop.svc.weft/";
 const HOST: &str = "charge.shop.svc.weft";
