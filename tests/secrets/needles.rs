@@ -115,8 +115,19 @@ fn pem_keys(text: &str) -> Vec<Vec<u8>> {
     keys.map(|key| key.expect("PEM that we wrote").secret_der().to_vec()).collect()
 }
 
-/// How a piece may be spelt.
+/// How a piece may be spelt, also when what is spelt is its base64: the bytes of a PEM file, or of a token.
 fn forms(piece: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
+    let mut all = spelt(piece);
+    let of_base64: Vec<_> = all.iter().filter(|(form, _)| form.starts_with("base64")).cloned().collect();
+    for (_, text) in of_base64 {
+        all.extend(spelt(&text).into_iter().map(|(_, text)| ("base64, spelt once more", text)));
+    }
+    all.sort_by(|one, other| one.1.cmp(&other.1));
+    all.dedup_by(|one, other| one.1 == other.1);
+    all
+}
+
+fn spelt(piece: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let joined = |separator: &str, one: fn(u8) -> String| {
         let all: Vec<String> = piece.iter().map(|byte| one(*byte)).collect();
         all.join(separator).into_bytes()
@@ -138,8 +149,6 @@ fn forms(piece: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
         all.push(("base64", BASE64_STANDARD_NO_PAD.encode(whole).into_bytes()));
         all.push(("base64url", BASE64_URL_SAFE_NO_PAD.encode(whole).into_bytes()));
     }
-    all.sort();
-    all.dedup_by(|one, other| one.1 == other.1);
     all
 }
 
@@ -179,6 +188,8 @@ mod tests {
             format!("{der:02x?}").into_bytes(),
             der.escape_ascii().to_string().into_bytes(),
             BASE64_URL_SAFE_NO_PAD.encode(&der).into_bytes(),
+            format!("{:?}", key.serialize_pem().as_bytes()).into_bytes(),
+            BASE64_STANDARD_NO_PAD.encode(key.serialize_pem()).into_bytes(),
             BASE64_STANDARD_NO_PAD.encode([b"x".as_slice(), &der].concat()).into_bytes(),
         ];
         for text in spelt {
