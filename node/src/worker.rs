@@ -39,6 +39,11 @@ pub(crate) struct Parts {
     pub(crate) ready: std::sync::mpsc::Sender<Result<Plane, Fault>>,
 }
 
+/// Sockets whose readiness is taken from the kernel at once. A tunnel sends after all that was ready has had its turn: with
+/// 1,024, tokio's own number, 64 busy connections move in step, each agent in turn, while the other processors wait.
+/// Measured at 64 connections: 62,500 requests a second with 1,024, 68,000 with 16, 69,000 with 32.
+const EVENTS_PER_TURN: usize = 32;
+
 /// Starts the worker's thread.
 pub(crate) fn spawn(parts: Parts) -> std::io::Result<JoinHandle<()>> {
     let name = format!("weft-worker-{}", parts.index);
@@ -47,7 +52,11 @@ pub(crate) fn spawn(parts: Parts) -> std::io::Result<JoinHandle<()>> {
 
 fn run(parts: Parts) {
     let kill = parts.kill.clone();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let built = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_io_events_per_tick(EVENTS_PER_TURN)
+        .build();
+    let runtime = match built {
         Ok(runtime) => runtime,
         Err(error) => {
             // The one who waits may have given up: then there is nobody to tell.

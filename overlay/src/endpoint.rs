@@ -31,6 +31,7 @@ use crate::quiet::Quiet;
 use crate::say::Says;
 use crate::socket::{SocketBuffers, size_buffers};
 use crate::stall::StallWatch;
+use crate::train::Trains;
 use crate::transport::{Path, Transport, TransportSettings};
 use crate::tunnel::{Role, Tunnel, TunnelParts, canonical};
 
@@ -135,7 +136,8 @@ impl Overlay {
         let payload = transport.max_udp_payload();
         config.max_udp_payload_size(payload).map_err(|_| crate::InvalidTransport::Mtu(payload))?;
         let runtime = Arc::new(TokioRuntime);
-        let socket = Quiet::new(runtime.wrap_udp_socket(socket)?, clock::now().into_std());
+        let trains = Trains::new(runtime.wrap_udp_socket(socket)?);
+        let socket = Quiet::new(trains.clone(), clock::now().into_std());
         let endpoint = quinn::Endpoint::new_with_abstract_socket(
             config,
             Some(accept_network),
@@ -166,16 +168,17 @@ impl Overlay {
             _stop: stop.clone().drop_guard(),
         };
         let overlay = Self { shared: Arc::new(shared) };
-        overlay.start_tasks(&stop);
+        overlay.start_tasks(&stop, trains);
         debug!(?buffers, payload, "tunnel endpoint bound");
         Ok(overlay)
     }
 
-    fn start_tasks(&self, stop: &CancellationToken) {
+    fn start_tasks(&self, stop: &CancellationToken, trains: Arc<Trains>) {
         let shared = &self.shared;
         let keep = shared.live.clone().keep();
         let watch = shared.stalls.clone().run(shared.metrics.clone());
-        let (stop_keep, stop_watch) = (stop.clone(), stop.clone());
+        let (stop_keep, stop_watch, stop_trains) = (stop.clone(), stop.clone(), stop.clone());
+        shared.tasks.spawn(async move { stop_trains.run_until_cancelled(trains.conduct()).await });
         shared.tasks.spawn(async move { stop_keep.run_until_cancelled(keep).await });
         shared.tasks.spawn(async move { stop_watch.run_until_cancelled(watch).await });
     }

@@ -44,6 +44,7 @@ mod say;
 mod socket;
 mod stall;
 mod stream;
+mod train;
 mod transport;
 mod tunnel;
 mod wire;

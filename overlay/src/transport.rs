@@ -14,10 +14,10 @@ use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 const MIB: u64 = 1024 * 1024;
 
 /// Segments in one GSO batch of quinn (`MAX_TRANSMIT_SEGMENTS` of quinn-proto's connection).
-const GSO_SEGMENTS: u32 = 10;
+pub(crate) const GSO_SEGMENTS: u32 = 10;
 /// A batch must fit one UDP datagram, or `sendmsg` fails with EMSGSIZE, which quinn-udp takes for a
 /// probe that got lost: black-hole detection then drops the MTU to 1200 without an error.
-const MAX_BATCH_BYTES: u32 = 65_507;
+pub(crate) const MAX_BATCH_BYTES: u32 = 65_507;
 /// A tunnel's least share of what a peer's tunnels may hold together: it still moves 25 Mbit/s over 20 ms.
 const MIN_SHARE_BYTES: u64 = 64 * 1024;
 /// The least payload that QUIC guarantees (RFC 9000 section 14).
