@@ -1,6 +1,7 @@
 //! A control plane without sockets: the management service over a store in a directory that ends with the process.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 use std::sync::{Arc, OnceLock};
 
 use futures_util::future::BoxFuture;
@@ -13,6 +14,7 @@ use weft_api::pb::management::{
 use weft_api::{manifest, record};
 use weft_identity::TrustDomain;
 use weft_identity::bundle::TrustBundle;
+use weft_policy::limit::Rate;
 use weft_policy::name::Namespace;
 use weft_registry::alarms::Alarms;
 use weft_registry::clock::Clock;
@@ -95,6 +97,8 @@ async fn core(directory: &std::path::Path) -> (Core, watch::Sender<Arc<TrustBund
         metrics,
         alarms: Arc::new(Alarms::new(clock.clone())),
         // The shop fills several pages.
+        // What is judged is how messages are read, not how often.
+        changes: Rate { per_second: NonZeroU32::MAX, burst: NonZeroU32::MAX },
         list_page: 3,
         shared_uid: Default::default(),
         draining: Default::default(),

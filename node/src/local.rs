@@ -10,6 +10,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use weft_api::fault::Fault;
 use weft_identity::{spiffe::SpiffeId, tls::SvidSlot};
 use weft_policy::{
     model::service::ServicePort,
@@ -35,6 +36,7 @@ pub struct LocalWorkload {
     pub slot: SvidSlot,
     registration: ArcSwapOption<Registration>,
     announced: ArcSwapOption<Registration>,
+    unregistered: ArcSwapOption<Fault>,
 }
 
 /// What the server answered to a registration.
@@ -59,9 +61,18 @@ impl LocalWorkload {
         ports: BTreeMap<String, SocketAddr>,
         uid: Option<u32>,
     ) -> Self {
-        let (slot, registration, announced) =
-            (SvidSlot::empty(), ArcSwapOption::empty(), ArcSwapOption::empty());
-        Self { identity, namespace, name, account, ports, uid, slot, registration, announced }
+        Self {
+            identity,
+            namespace,
+            name,
+            account,
+            ports,
+            uid,
+            slot: SvidSlot::empty(),
+            registration: ArcSwapOption::empty(),
+            announced: ArcSwapOption::empty(),
+            unregistered: ArcSwapOption::empty(),
+        }
     }
 
     /// What the server said last, if it ever did.
@@ -75,6 +86,17 @@ impl LocalWorkload {
     #[must_use]
     pub fn reachable(&self) -> Option<Arc<Registration>> {
         self.registration().or_else(|| self.announced.load_full())
+    }
+
+    /// Why the last attempt to register it failed; `None` while none has, such as at its start.
+    #[must_use]
+    pub fn unregistered(&self) -> Option<Arc<Fault>> {
+        self.unregistered.load_full()
+    }
+
+    /// Notes why it could not be registered.
+    pub(crate) fn set_unregistered(&self, fault: Fault) {
+        self.unregistered.store(Some(Arc::new(fault)));
     }
 
     /// Takes the server's answer in.

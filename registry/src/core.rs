@@ -10,7 +10,7 @@ use weft_api::pb::management::{
     ShowAuthorityResponse,
 };
 use weft_identity::{bundle::TrustBundle, spiffe::TrustDomain};
-use weft_policy::name::ClusterName;
+use weft_policy::{limit::Rate, name::ClusterName};
 
 use crate::{
     alarms::Alarms, audit::Audit, clock::Clock, keeper::WorldHandle, metrics::RegistryMetrics,
@@ -45,6 +45,8 @@ pub struct Core {
     pub alarms: Arc<Alarms>,
     /// Where it is written who called what.
     pub audit: Audit,
+    /// How often one caller may try to change something.
+    pub changes: Rate,
     /// The most objects of one page of a list; 500.
     pub list_page: usize,
     /// Whether a workload may run as the server's own user.

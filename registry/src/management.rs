@@ -35,8 +35,10 @@ use weft_api::{
         management_server::{Management, ManagementServer},
     },
 };
+use weft_identity::spiffe::SpiffeId;
 use weft_policy::{
     code,
+    limit::KeyedLimit,
     model::{Key, Kind},
     name::Namespace,
 };
@@ -49,6 +51,9 @@ use crate::{
     wire::Spoken,
 };
 
+/// Callers whose changes are counted at a time. When more come at once than that, a new one waits.
+const MAX_CALLERS: usize = 4_096;
+
 /// Serves people. A clone serves the same.
 #[derive(Clone)]
 pub struct ManagementService {
@@ -58,6 +63,8 @@ pub struct ManagementService {
     watches: Arc<watch::Places>,
     /// Changes of this server are made one after another; those of other servers are kept apart by the store.
     changes: Arc<tokio::sync::Mutex<()>>,
+    /// How often each caller may try one.
+    pace: Arc<std::sync::Mutex<KeyedLimit<SpiffeId>>>,
 }
 
 impl std::fmt::Debug for ManagementService {
@@ -70,7 +77,8 @@ impl ManagementService {
     /// A service over what the plane shares.
     #[must_use]
     pub fn new(core: Arc<Core>, tokens: Arc<dyn Tokens>, authority: Arc<dyn Authority>) -> Self {
-        Self { core, tokens, authority, watches: Arc::default(), changes: Arc::default() }
+        let pace = Arc::new(std::sync::Mutex::new(KeyedLimit::new(core.changes, MAX_CALLERS)));
+        Self { core, tokens, authority, watches: Arc::default(), changes: Arc::default(), pace }
     }
 
     /// The same, ready to be added to a tonic server.

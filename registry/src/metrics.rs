@@ -41,7 +41,7 @@ pub struct RegistryMetrics {
     pub audit_entries: Counter,
     /// Times that the audit log could not be written.
     pub audit_failures: Counter,
-    /// Refusals that were not written to the audit log one by one, because too many came at once.
+    /// Refusals and reads that were not written to the audit log one by one, because too many came.
     pub audit_untold: Counter,
     /// Registrations of workloads, by outcome.
     pub registrations: Family<OutcomeLabels, Counter>,
@@ -87,7 +87,11 @@ impl RegistryMetrics {
         registry.register("lockouts", "Changes refused by the lock-out guard", self.lockouts.clone());
         registry.register("audit_entries", "Entries of the audit log", self.audit_entries.clone());
         registry.register("audit_failures", "Failed writes of the audit log", self.audit_failures.clone());
-        registry.register("audit_untold", "Refusals left out of the audit log", self.audit_untold.clone());
+        registry.register(
+            "audit_untold",
+            "Refusals and reads left out of the audit log",
+            self.audit_untold.clone(),
+        );
         registry.register("registrations", "Registrations of workloads", self.registrations.clone());
         registry.register("watches", "Management watches that are open", self.watches.clone());
     }

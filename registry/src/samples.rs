@@ -246,6 +246,10 @@ impl Rig {
         let core = Core {
             audit,
             alarms: Arc::new(Alarms::new(clock.clone())),
+            changes: weft_policy::limit::Rate {
+                per_second: 2.try_into().unwrap(),
+                burst: 300.try_into().unwrap(),
+            },
             list_page: 500,
             store,
             clock,

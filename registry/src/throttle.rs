@@ -115,7 +115,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn pass(verdict: Verdict, of_what: &str) -> Result<(), Refusal> {
+/// The refusal of what comes too fast.
+pub(crate) fn pass(verdict: Verdict, of_what: &str) -> Result<(), Refusal> {
     match verdict {
         Verdict::Pass => Ok(()),
         Verdict::Wait(wait) => {

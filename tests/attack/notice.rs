@@ -4,7 +4,7 @@
 //!
 //! - the agent lives, and nothing in it has panicked;
 //! - no honest call fails, and the slowest hundredth takes no longer than twice what it took before;
-//! - its memory is back within a minute;
+//! - its memory is back within a minute, or what it kept serves the same attack once more: nothing leaks;
 //! - a counter has moved; the log has at most one line of a kind a second; no key stands in it.
 
 use std::fs;
@@ -45,7 +45,7 @@ impl Notice {
         (caller, port): (&str, u16),
         node: &str,
         counter: &str,
-        attack: impl FnOnce(&Mesh) -> T,
+        mut attack: impl FnMut(&Mesh) -> T,
     ) -> (Self, T) {
         let pid = mesh.agent(node).pid();
         let target: SocketAddr = loopback(port);
@@ -71,11 +71,21 @@ impl Notice {
         let more = (log.lines().count() - lines) as u64;
         assert!(more <= USUAL_LINES + 4 * (took.as_secs() + 1), "{more} lines in {took:?}:\n{log}");
         judge(&calls, began);
-        eventually("the memory is given back", BACK_WITHIN, || {
-            let now = rss_kib(pid);
-            let bound = before_kib + before_kib / 10 + KEPT_KIB;
-            if now <= bound { Ok(()) } else { Err(format!("{now} KiB, before it was {before_kib} KiB")) }
-        });
+        let waiting = Stopwatch::start();
+        let mut kept = rss_kib(pid);
+        while kept > before_kib + before_kib / 10 + KEPT_KIB && waiting.elapsed() < BACK_WITHIN {
+            std::thread::sleep(Duration::from_millis(100));
+            kept = rss_kib(pid);
+        }
+        if waiting.elapsed() >= BACK_WITHIN {
+            // The allocator may hold more pages than that for the next time. What leaks would come on top.
+            attack(mesh);
+            eventually("a second attack needs no more memory", BACK_WITHIN, || {
+                let now = rss_kib(pid);
+                let held = format!("{now} KiB, after the first {kept} KiB, before it {before_kib} KiB");
+                if now <= kept + before_kib / 10 { Ok(()) } else { Err(held) }
+            });
+        }
         (Self { cpu, took, peak_kib, before_kib }, outcome)
     }
 }

@@ -171,6 +171,7 @@ async fn register_due(
         };
         let before = failed.get(&key).copied().unwrap_or(Failed { times: 0, refused: !refused });
         failed.insert(key, Failed { times: before.times.saturating_add(1), refused });
+        workload.set_unregistered(Fault::clone(&fault));
         // Said once, not at each try.
         if before.refused != refused {
             warn!(identity = %workload.identity, code = %fault.code, what = fault.what, "not registered");

@@ -118,14 +118,13 @@ fn problems(shared: &Shared, seen: &[Arc<LocalWorkload>], why_not: &str) -> Vec<
     problems.extend(certificate_problem(shared, &Holder::Node, now));
     for workload in seen {
         problems.extend(certificate_problem(shared, &Holder::Workload(Arc::clone(workload)), now));
-        if workload.registration().is_none() && shared.link.is_up() {
+        // Without a server there is another problem; without a failure it only starts.
+        let failure = workload.unregistered().filter(|_| shared.link.is_up());
+        if let Some(fault) = failure.filter(|_| workload.registration().is_none()) {
             problems.push(AgentProblem {
-                code: code::REGISTRATION_REFUSED.to_string(),
-                what: format!(
-                    "{} is not registered: no enrollment allows it on this node",
-                    workload.identity
-                ),
-                fix: vec!["weft get workloadenrollments -A".to_owned()],
+                code: fault.code.to_string(),
+                what: format!("{} is not registered: {}", workload.identity, fault.what),
+                fix: fault.fix.clone(),
             });
         }
     }

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     core::Tokens,
-    issuance, layout,
+    history, issuance, layout,
     records::Record,
     refusal::{Refusal, catalogued},
     roles::{Caller, Role},
@@ -41,6 +41,8 @@ pub(super) struct Plan {
     pub(super) ops: Vec<Op>,
     pub(super) enrollments: Vec<Key>,
     replaced: bool,
+    /// The change of the history, if there is one.
+    pub(super) change: Option<u64>,
 }
 
 impl JoinTokens {
@@ -73,6 +75,9 @@ impl JoinTokens {
             match self.core.store.txn(plan.compares, plan.ops.clone()).await {
                 Ok(revision) => {
                     self.core.world.wait_for_commit(revision, &plan.ops).await;
+                    if let Some(change) = plan.change {
+                        history::trim::after(&self.core, change).await;
+                    }
                     info!(
                         target: "audit", who = %caller, id = record.id, subject = ?record.subject(),
                         replaced = plan.replaced, %revision, "token made"

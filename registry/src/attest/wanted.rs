@@ -127,6 +127,7 @@ impl JoinTokens {
         };
         plan.compares.push(head.compare());
         plan.ops.push(head.advance());
+        plan.change = Some(head.next());
         plan.ops.extend(draft.ops(head.next(), self.core.clock.now(), true));
         Ok(())
     }

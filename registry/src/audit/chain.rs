@@ -68,7 +68,7 @@ pub struct Event {
     pub reason: String,
     /// The number of the change that it made; 0 for none.
     pub change: u64,
-    /// How many refusals before it were not written.
+    /// How many refusals and reads before it were not written.
     pub untold: u64,
 }
 

@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, oneshot};
 use weft_api::pb::management::Problem;
 use weft_policy::{
     code::{self, CodeId},
-    limit::{Rate, TokenBucket, Verdict},
+    limit::{KeyedLimit, Rate, TokenBucket, Verdict},
 };
 
 pub use self::files::FilesError;
@@ -49,6 +49,15 @@ const REFUSALS: Rate = Rate {
     per_second: std::num::NonZeroU32::new(20).expect("it is not zero"),
     burst: std::num::NonZeroU32::new(200).expect("it is not zero"),
 };
+
+/// Reads of one caller that are written one by one: whoever asks all day must not push what others did out of the log.
+/// At this rate one caller fills it in a week.
+const READS: Rate = Rate {
+    per_second: std::num::NonZeroU32::new(1).expect("it is not zero"),
+    burst: std::num::NonZeroU32::new(100).expect("it is not zero"),
+};
+/// Callers whose reads are told apart at a time.
+const READERS: usize = 4_096;
 
 /// Where the log is kept, and how much of it.
 #[derive(Clone, Debug)]
@@ -108,6 +117,7 @@ struct State {
     /// What was wrong with it when it was opened.
     broken: Option<String>,
     refusals: Mutex<TokenBucket>,
+    reads: Mutex<KeyedLimit<String>>,
     untold: AtomicU64,
 }
 
@@ -130,6 +140,7 @@ pub async fn open(
         failing: Mutex::default(),
         broken: opened.broken(),
         refusals: Mutex::new(TokenBucket::new(REFUSALS, clock.instant())),
+        reads: Mutex::new(KeyedLimit::new(READS, READERS)),
         untold: AtomicU64::new(0),
     };
     let audit = Audit { jobs, state: Arc::new(state), metrics, clock };
@@ -153,8 +164,15 @@ impl Audit {
         }
     }
 
-    /// Writes an entry some time soon. What cannot be written is counted and told.
+    /// Writes some time soon what a caller read, unless it reads too much; then a later entry says how many were not written.
+    /// What cannot be written is counted and told.
     pub async fn note(&self, event: Event) {
+        let (now, who) = (self.clock.instant(), event.who.clone());
+        let verdict = self.state.reads.lock().unwrap_or_else(PoisonError::into_inner).take(who, now);
+        if verdict != Verdict::Pass {
+            self.left_out();
+            return;
+        }
         if self.jobs.send(Job::Write(self.counted(event), None)).await.is_err() {
             self.metrics.audit_failures.inc();
         }
@@ -167,12 +185,16 @@ impl Audit {
         let passes = matches!(bucket.take(now), Verdict::Pass);
         drop(bucket);
         if !passes || self.jobs.try_send(Job::Write(self.counted(event), None)).is_err() {
-            self.state.untold.fetch_add(1, Ordering::Relaxed);
-            self.metrics.audit_untold.inc();
+            self.left_out();
         }
     }
 
-    /// The entry with the number of refusals before it that were not written.
+    fn left_out(&self) {
+        self.state.untold.fetch_add(1, Ordering::Relaxed);
+        self.metrics.audit_untold.inc();
+    }
+
+    /// The entry with the number of those before it that were not written.
     fn counted(&self, mut event: Event) -> Event {
         event.untold = self.state.untold.swap(0, Ordering::Relaxed);
         event

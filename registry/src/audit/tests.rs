@@ -231,6 +231,28 @@ async fn a_flood_of_refusals_is_a_number_and_not_a_full_log() {
 }
 
 #[tokio::test]
+async fn api_11_who_reads_all_day_does_not_push_others_out_of_the_log() {
+    let (clock, hands) = Clock::test(std::time::SystemTime::UNIX_EPOCH);
+    let mut rig = Rig { clock, ..Rig::new().await };
+    let audit = rig.open(1 << 20, 16).await;
+    let read = |who: &str| Event { method: "Get".to_owned(), ..Event::unknown(who, "Get", Outcome::Allowed) };
+    for _ in 0..150 {
+        audit.note(read("ada")).await;
+    }
+    audit.note(read("bob")).await;
+    hands.advance(std::time::Duration::from_secs(2));
+    for _ in 0..3 {
+        audit.note(read("ada")).await;
+    }
+    audit.write(event(1)).await.unwrap();
+    let newest = audit.newest(500).await.unwrap();
+    let of = |who: &str| newest.iter().filter(|entry| entry.who == who).count();
+    assert_eq!((of("ada"), of("bob")), (102, 1));
+    assert_eq!(newest.iter().map(|entry| entry.untold).sum::<u64>(), 51);
+    assert_eq!(rig.metrics.audit_untold.get(), 51);
+}
+
+#[tokio::test]
 async fn an_anchor_that_cannot_be_read_is_told() {
     let mut rig = Rig::new().await;
     let audit = rig.open(1 << 20, 16).await;

@@ -97,6 +97,9 @@ pub struct Limits {
     pub issues_per_address: Rate,
     /// Certificates asked for by one identity: 100 a second, 1,000 at once, so that a node may start with that many.
     pub issues_per_node: Rate,
+    /// Calls of one person or program that may change something, dry runs among them: 2 a second, 300 at once, so that a
+    /// directory of manifests may be applied file by file. Not for the socket on the server's host: its owner has the store.
+    pub changes: Rate,
     /// Requests that wait for a signature or its record; a further one is refused. 256.
     pub signing_queue: u32,
     /// Tokens that are neither used, revoked nor expired; 1,000.
@@ -335,6 +338,10 @@ fn limits(raw: &RawLimits, rows: &mut Rows<'_>) -> Limits {
         },
         issues_per_address: Rate { per_second: issues, burst: issues },
         issues_per_node: Rate { per_second: per_node, burst: per_node.saturating_mul(TEN) },
+        changes: Rate {
+            per_second: rows.count("limits.changesPerSecond", raw.changes_per_second, 2),
+            burst: rows.count("limits.changeBurst", raw.change_burst, 300),
+        },
         signing_queue: rows.count("limits.signingQueue", raw.signing_queue, 256).get(),
         open_tokens: rows.count("limits.openTokens", raw.open_tokens, 1_000).get(),
         list_page: rows.size("limits.listPage", raw.list_page, MAX_PAGE_ENTRIES),

@@ -98,6 +98,8 @@ pub(super) struct RawLimits {
     pub(super) join_burst: Option<NonZeroU32>,
     pub(super) issues_per_second: Option<NonZeroU32>,
     pub(super) issues_per_node: Option<NonZeroU32>,
+    pub(super) changes_per_second: Option<NonZeroU32>,
+    pub(super) change_burst: Option<NonZeroU32>,
     pub(super) signing_queue: Option<NonZeroU32>,
     pub(super) open_tokens: Option<NonZeroU32>,
     pub(super) list_page: Option<NonZeroU32>,

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tracing::info;
+use tracing::{info, warn};
 use weft_policy::model::Key;
 
 use super::record::Change;
@@ -28,20 +28,22 @@ const OBJECT_BYTES: usize = 256;
 /// exceeded by so many at most.
 const EVERY: u64 = 16;
 
-/// Forgets what is too much, now and then. `newest` is the number of the change that was just made.
-///
-/// # Errors
-///
-/// [`StoreError`] when the store cannot be read or written; what was forgotten before stays so.
-pub async fn now_and_then(core: &Core, newest: u64) -> Result<(), StoreError> {
-    if newest.is_multiple_of(EVERY) { trim(core, Bounds::default()).await } else { Ok(()) }
+/// After a change of the number `newest`: forgets what is too much, now and then. The change is made; that too much history is
+/// kept for a while is no reason to say that it was not.
+pub async fn after(core: &Core, newest: u64) {
+    core.metrics.history_changes.inc();
+    if newest.is_multiple_of(EVERY)
+        && let Err(error) = trim(core, Bounds::default()).await
+    {
+        warn!(%error, "old changes of the history could not be forgotten");
+    }
 }
 
 /// Forgets all that waits for no confirmation: a store that is full gives up its history first.
 ///
 /// # Errors
 ///
-/// As [`now_and_then`].
+/// [`StoreError`] when the store cannot be read or written; what was forgotten before stays so.
 pub async fn make_room(core: &Core) -> Result<(), StoreError> {
     trim(core, Bounds { changes: 0, per_object: 0, bytes: 0 }).await
 }

@@ -78,7 +78,7 @@ pub(super) async fn apply(
     let seen = core.world.catalog();
     let done = change::commit(core, &order, |catalog| {
         let mut plan = Plan::on(catalog);
-        let items = put_all(core, caller, &seen, &mut plan, &wanted)?;
+        let items = put_all(core, caller, &seen, &mut plan, (&wanted, &request.reason))?;
         Ok((plan, items))
     });
     Ok(answer(core, &order, done.await?))
@@ -145,13 +145,13 @@ fn read(request: &ApplyRequest) -> Result<Vec<Resource>, Refusal> {
     Ok(resources)
 }
 
-/// Plans that all of `wanted` stands as it is asked for.
+/// Plans that all of `wanted` stands as it is asked for, for a reason that those of it carry that have none of their own.
 pub(super) fn put_all(
     core: &Core,
     caller: &Caller,
     seen: &Catalog,
     plan: &mut Plan,
-    wanted: &[Resource],
+    (wanted, reason): (&[Resource], &str),
 ) -> Result<Vec<Item>, Refusal> {
     let catalog = Arc::clone(plan.before());
     let mut items = Vec::new();
@@ -163,7 +163,7 @@ pub(super) fn put_all(
         let current = catalog.get(&key);
         let revision = catalog.revision_of(&key);
         keep_what_the_server_gave(&mut resource, current.as_ref());
-        if is_same(current.as_ref(), &mut resource, revision)? {
+        if is_same(current.as_ref(), (&mut resource, reason), revision)? {
             let revision = revision.unwrap_or_default();
             plan.leave(key.clone());
             items.push(Item { key, outcome: Outcome::Unchanged, revision, warnings: Vec::new() });
@@ -197,7 +197,7 @@ pub(super) fn put_all(
 /// Whether the object stands already as it is asked for. Refuses a change that was made from another revision.
 fn is_same(
     current: Option<&Resource>,
-    wanted: &mut Resource,
+    (wanted, reason): (&mut Resource, &str),
     revision: Option<Revision>,
 ) -> Result<bool, Refusal> {
     let made_from = wanted.metadata().revision;
@@ -205,7 +205,23 @@ fn is_same(
         return Err(changed_meanwhile(&wanted.key(), revision));
     }
     wanted.metadata_mut().revision = revision.unwrap_or_default().0;
-    Ok(current == Some(wanted))
+    Ok(current.is_some_and(|current| current == wanted || differs_in_reason(current, wanted, reason)))
+}
+
+/// Whether an object is asked for as it stands, only that this is done for another reason: that is no change of it. The audit
+/// log has the reason, and a change that waits for its confirmation still takes the object back. A reason that stands in
+/// the manifest is part of what is asked for.
+fn differs_in_reason(current: &Resource, wanted: &Resource, reason: &str) -> bool {
+    if wanted.metadata().annotations.get(REASON).is_some_and(|own| own != reason) {
+        return false;
+    }
+    let mut same = wanted.clone();
+    let annotations = &mut same.metadata_mut().annotations;
+    match current.metadata().annotations.get(REASON) {
+        Some(reason) => annotations.insert(REASON.to_owned(), reason.clone()),
+        None => annotations.remove(REASON),
+    };
+    same == *current
 }
 
 /// A workload's label is the server's to give: who applies the object without one keeps it.

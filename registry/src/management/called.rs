@@ -3,6 +3,8 @@
 //! A change is written down before it is tried, and is not tried when that fails: what nobody could account for does not
 //! happen. What is only read is written down afterwards, and is answered either way.
 
+use std::sync::PoisonError;
+
 use serde::Deserialize;
 use tonic::{Code, Response, Status};
 use tracing::error;
@@ -12,7 +14,8 @@ use super::ManagementService;
 use crate::{
     audit::chain::{Event, Outcome},
     refusal::Refusal,
-    roles::Caller,
+    roles::{Caller, Source},
+    throttle,
 };
 
 /// The longest part of a name that is written down; real ones have 63 characters.
@@ -85,6 +88,18 @@ impl Answer for weft_api::pb::management::CreateTokenResponse {}
 impl Answer for weft_api::pb::management::RevokeTokenResponse {}
 
 impl ManagementService {
+    /// Asks for one change of a caller that comes through the network. The owner of the host has the store anyway.
+    fn paced(&self, caller: &Caller, call: &Call) -> Result<(), Refusal> {
+        let (Some(identity), Source::Remote { .. }) = (&caller.identity, caller.source) else {
+            return Ok(());
+        };
+        let now = self.core.clock.instant();
+        let verdict = self.pace.lock().unwrap_or_else(PoisonError::into_inner).take(identity.clone(), now);
+        throttle::pass(verdict, "changes by this caller").inspect_err(|refusal| {
+            self.core.audit.refused(refused(call, caller, refusal));
+        })
+    }
+
     /// Answers a call that may change something, written down before and after. Changes are made one after another.
     pub(super) async fn changing<T: Answer>(
         &self,
@@ -92,6 +107,7 @@ impl ManagementService {
         call: Call,
         work: impl Future<Output = Result<T, Refusal>>,
     ) -> Result<Response<T>, Status> {
+        self.paced(caller, &call)?;
         if !call.changes {
             return self.reading(caller, call, work).await;
         }
@@ -122,7 +138,13 @@ impl ManagementService {
 }
 
 fn ended<T>(call: &Call, caller: &Caller, answer: &Result<T, Refusal>) -> Event {
-    let Err(refusal) = answer else { return call.event(caller, Outcome::Allowed) };
+    match answer {
+        Ok(_) => call.event(caller, Outcome::Allowed),
+        Err(refusal) => refused(call, caller, refusal),
+    }
+}
+
+fn refused(call: &Call, caller: &Caller, refusal: &Refusal) -> Event {
     let denied = matches!(refusal.code(), Code::PermissionDenied | Code::Unauthenticated);
     let outcome = if denied { Outcome::Denied } else { Outcome::Failed };
     Event { code: refusal.faults()[0].code.to_string(), ..call.event(caller, outcome) }

@@ -13,7 +13,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tracing::warn;
 use weft_api::record;
 use weft_policy::{
     code,
@@ -219,9 +218,10 @@ pub(super) struct Held {
 }
 
 impl<T> Done<T> {
-    /// That a change that was only tried would cut every call to a service.
+    /// That a change that was only tried would cut every call to a service, or that it could not be judged as a whole.
     pub(super) fn lockout(&self, order: &Order) -> Option<String> {
-        (order.dry_run && self.verdict.locks_out()).then(|| self.verdict.warning())
+        let locked = (order.dry_run && self.verdict.locks_out()).then(|| self.verdict.warning());
+        locked.or_else(|| self.verdict.unjudged())
     }
 
     /// What to tell of an object that another change holds.
@@ -274,7 +274,7 @@ pub(super) async fn commit<T>(
                 let confirm_by = pending.map(|pending| pending.confirm_by());
                 let change = touches.then_some(head.next());
                 if let Some(change) = change {
-                    tidy(core, change).await;
+                    history::trim::after(core, change).await;
                 }
                 return Ok(Done { revision, change, confirm_by, ..done });
             }
@@ -356,14 +356,6 @@ fn transaction(
         return Err(Refusal::invalid(vec![catalogued(code::OVER_LIMIT, what)]));
     }
     Ok((compares, ops))
-}
-
-/// The change is made; that too much history is kept for a while is no reason to say that it was not.
-async fn tidy(core: &Core, change: u64) {
-    core.metrics.history_changes.inc();
-    if let Err(error) = history::trim::now_and_then(core, change).await {
-        warn!(%error, "old changes of the history could not be forgotten");
-    }
 }
 
 /// The refusal of a change whose object somebody else changed meanwhile.

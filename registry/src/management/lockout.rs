@@ -2,38 +2,38 @@
 //!
 //! Pure. A call is *live* when its caller is a registered workload that is vouched for and the service has an endpoint.
 //! The decisions are those of the destinations' agents, by their code, from the views before and after. Locked out is a
-//! service to which at least one live call was allowed and none is any more. Callers that a DENY of the change names
-//! one by one do not count: who writes a name means it.
+//! service to which at least one live call was allowed and none is any more. Callers that are refused by a DENY rule of the
+//! change that names them one by one do not count: who writes a name means it.
+//!
+//! Refused is also a change of enrollments after which workloads that are registered now may not be where they are.
 //!
 //! Whoever makes the change learns of callers in namespaces that it may not read only how many there are.
 //!
 //! The channel between agents and servers is not subject to any policy, so no change can lock the mesh out of its own
 //! undoing; nor can one take a person's role, which is no resource.
 
+mod verdict;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     sync::Arc,
 };
 
-use weft_api::{fault::Fault, pb::management::Decision};
-use weft_identity::spiffe::SpiffeId;
+use weft_identity::spiffe::{SpiffeId, TrustDomain};
 use weft_policy::{
-    authz::{CallRequest, Principal},
-    code,
-    model::{
-        Key, Kind, Resource, TargetRef,
-        authorization::{Action, Mode, Source},
-    },
+    authz::{self, CallRequest, DenyReason, Principal},
+    model::{Key, Kind, Metadata, Resource, TargetRef, authorization::Source},
     name::{Namespace, ServiceName},
     pattern::IdentityPattern,
     snapshot::{Revision, Snapshot, SnapshotContext},
 };
 
+use self::verdict::Lost;
+pub(super) use self::verdict::Verdict;
 use super::change::Plan;
 use crate::{
     catalog::Catalog,
-    refusal::{Refusal, catalogued},
+    registration,
     roles::{Caller, Role},
     view::{self, Interest},
     world::World,
@@ -41,103 +41,26 @@ use crate::{
 
 /// The most decisions of one judgement, of both sides together: about a second. What is beyond is not judged, and said.
 const MAX_DECISIONS: usize = 500_000;
-/// The most changed decisions that a dry run tells.
-const MAX_TOLD: usize = 100;
-/// The most services and callers that a refusal names.
-const MAX_NAMED: usize = 5;
-
-/// What a change does to live calls.
-#[derive(Debug, Default)]
-pub(super) struct Verdict {
-    /// By service, who was let in and is not any more.
-    locked_out: BTreeMap<ServiceName, Lost>,
-    changed: Vec<Decision>,
-    more: u64,
-}
-
-/// The callers that a service loses.
-#[derive(Debug, Default)]
-struct Lost {
-    /// Those whose workloads may be read.
-    named: BTreeSet<String>,
-    /// How many others there are.
-    unnamed: usize,
-}
-
-impl fmt::Display for Lost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut parts: Vec<String> = self.named.iter().take(MAX_NAMED).cloned().collect();
-        match self.named.len().saturating_sub(MAX_NAMED) {
-            0 => {}
-            rest => parts.push(format!("{rest} more")),
-        }
-        match self.unnamed {
-            0 => {}
-            1 => parts.push("1 caller of another namespace".to_owned()),
-            count => parts.push(format!("{count} callers of other namespaces")),
-        }
-        match parts.split_last() {
-            Some((last, [])) => f.write_str(last),
-            Some((last, some)) => write!(f, "{} and {last}", some.join(", ")),
-            None => f.write_str("nobody"),
-        }
-    }
-}
-
-impl Verdict {
-    /// Whether some service loses all its calls.
-    pub(super) fn locks_out(&self) -> bool {
-        !self.locked_out.is_empty()
-    }
-
-    /// The refusal of such a change.
-    pub(super) fn refusal(&self) -> Refusal {
-        Refusal::new(tonic::Code::FailedPrecondition, self.fault())
-    }
-
-    /// The same as a line, led by its code.
-    pub(super) fn warning(&self) -> String {
-        let fault = self.fault();
-        let facts = fault.why.iter().map(|fact| format!("; {fact}"));
-        format!("{}: {}{}", code::LOCKOUT, fault.what, facts.collect::<String>())
-    }
-
-    fn fault(&self) -> Fault {
-        let names: Vec<_> = self.locked_out.keys().take(MAX_NAMED).map(ToString::to_string).collect();
-        let rest = self.locked_out.len().saturating_sub(MAX_NAMED);
-        let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
-        let what = format!("every call that is made to {}{more} would be refused", names.join(", "));
-        let mut fault = catalogued(code::LOCKOUT, what);
-        for (service, lost) in self.locked_out.iter().take(MAX_NAMED) {
-            fault = fault.why(format!("{service} is called by {lost}"));
-        }
-        fault
-    }
-
-    /// The decisions that change, of a dry run, and how many more there are, be it that they are too many or that their
-    /// callers may not be named.
-    pub(super) fn told(&self) -> (Vec<Decision>, u64) {
-        (self.changed.clone(), self.more)
-    }
-}
 
 /// Judges a change of what `world` shows, for the eyes of `reader`. With `all`, every decision that changes is told.
 pub(super) fn judge(world: &World, plan: &Plan, reader: &Caller, all: bool) -> Verdict {
     let services = affected(world, plan);
+    let unenrolled = unenrolled(world, plan, reader);
     if services.is_empty() {
-        return Verdict::default();
+        return Verdict { unenrolled, ..Verdict::default() };
     }
     let after = Arc::new(plan.after().clone());
     let after = World::derive(after, world.standings().clone(), Some(world));
     let (Some(old), Some(new)) = (snapshot(world, &services), snapshot(&after, &services)) else {
         // What agents would refuse is refused by the admission, with what is wrong with it.
-        return Verdict::default();
+        return Verdict { unenrolled, ..Verdict::default() };
     };
     let callers = callers(world, reader);
-    let named = named(plan);
-    let mut judgement = Judgement { old, new, left: MAX_DECISIONS, all, verdict: Verdict::default() };
+    let touched: BTreeSet<Key> = plan.keys().cloned().collect();
+    let verdict = Verdict { unenrolled, ..Verdict::default() };
+    let mut judgement = Judgement { old, new, touched, left: MAX_DECISIONS, all, verdict };
     for service in &services {
-        judgement.service(service, &callers, &named);
+        judgement.service(service, &callers);
     }
     judgement.verdict
 }
@@ -145,13 +68,15 @@ pub(super) fn judge(world: &World, plan: &Plan, reader: &Caller, all: bool) -> V
 struct Judgement {
     old: Snapshot,
     new: Snapshot,
+    /// What the change writes.
+    touched: BTreeSet<Key>,
     left: usize,
     all: bool,
     verdict: Verdict,
 }
 
 impl Judgement {
-    fn service(&mut self, name: &ServiceName, callers: &Callers, named: &BTreeSet<SpiffeId>) {
+    fn service(&mut self, name: &ServiceName, callers: &Callers) {
         let Some(destination) = self.old.destination(name).cloned() else { return };
         // A port that comes in place of another is no refusal: let in is who may call any port that there will be.
         let ports: BTreeSet<u16> = ports(&self.old, name).chain(ports(&self.new, name)).collect();
@@ -159,57 +84,45 @@ impl Judgement {
         let mut lost = Lost::default();
         let mut some_left = false;
         for (caller, shown) in callers.iter().filter(|(caller, _)| !serves.contains(caller)) {
-            let (mut let_in, mut stays) = (false, false);
+            let (mut let_in, mut stays, mut meant) = (false, false, true);
             for port in &ports {
-                let Some(rest) = self.left.checked_sub(2) else { return };
+                let Some(rest) = self.left.checked_sub(2) else {
+                    self.verdict.cut = true;
+                    return;
+                };
                 self.left = rest;
-                let before = is_allowed(&self.old, caller, name, *port);
-                let after = is_allowed(&self.new, caller, name, *port);
+                let decision = decide(&self.new, caller, name, *port);
+                let before = decide(&self.old, caller, name, *port).is_allowed();
+                let after = decision.is_allowed();
                 let_in |= before;
                 stays |= after;
-                if before != after {
-                    self.tell(shown.then_some(caller), name, *port, (before, after));
+                meant &= !before || self.means(&decision, caller);
+                if self.all && before != after {
+                    self.verdict.tell(shown.then_some(caller), name, *port, (before, after));
                 }
             }
             some_left |= stays;
-            if let_in && !stays && !named.contains(caller) {
-                if *shown {
-                    lost.named.insert(caller.to_string());
-                } else {
-                    lost.unnamed += 1;
-                }
+            if let_in && !stays && !meant {
+                lost.add(caller, *shown);
             }
             if some_left && !self.all {
                 return;
             }
         }
-        if !some_left && (!lost.named.is_empty() || lost.unnamed > 0) {
+        if !some_left && !lost.is_empty() {
             self.verdict.locked_out.insert(name.clone(), lost);
         }
     }
 
-    /// Tells a decision that changes; of a caller that may not be named only that there is one.
-    fn tell(
-        &mut self,
-        caller: Option<&SpiffeId>,
-        service: &ServiceName,
-        port: u16,
-        (before, after): (bool, bool),
-    ) {
-        if !self.all {
-            return;
-        }
-        let Some(caller) = caller.filter(|_| self.verdict.changed.len() < MAX_TOLD) else {
-            self.verdict.more += 1;
-            return;
-        };
-        self.verdict.changed.push(Decision {
-            source: caller.to_string(),
-            service: service.to_string(),
-            port: u32::from(port),
-            allowed_before: before,
-            allowed_after: after,
-        });
+    /// Whether a DENY rule of the change refuses `caller`, and names it and nobody else.
+    fn means(&self, decision: &authz::Decision, caller: &SpiffeId) -> bool {
+        let authz::Decision::Deny(denial) = decision else { return false };
+        let DenyReason::DenyRule(found) = &denial.reason else { return false };
+        let Metadata { namespace, name, .. } = &found.rule.policy().metadata;
+        let key = Key { kind: Kind::AuthorizationPolicy, namespace: namespace.clone(), name: name.clone() };
+        let domain = caller.trust_domain();
+        self.touched.contains(&key)
+            && found.rule.rule().sources.iter().any(|source| exactly(source, domain).as_ref() == Some(caller))
     }
 }
 
@@ -220,9 +133,9 @@ fn ports(snapshot: &Snapshot, service: &ServiceName) -> impl Iterator<Item = u16
     ports.into_iter()
 }
 
-fn is_allowed(snapshot: &Snapshot, caller: &SpiffeId, service: &ServiceName, port: u16) -> bool {
+fn decide(snapshot: &Snapshot, caller: &SpiffeId, service: &ServiceName, port: u16) -> authz::Decision {
     let request = CallRequest { source: Principal::Spiffe(caller), service, port, network: None };
-    snapshot.authorize(&request).decision.is_allowed()
+    snapshot.authorize(&request).decision
 }
 
 /// The services with endpoints about which the change may say something else.
@@ -292,28 +205,37 @@ fn callers(world: &World, reader: &Caller) -> Callers {
     callers
 }
 
-/// Whom the DENYs of the change name one by one.
-fn named(plan: &Plan) -> BTreeSet<SpiffeId> {
-    let mut named = BTreeSet::new();
-    for key in plan.keys() {
-        let Some(Resource::AuthorizationPolicy(policy)) = plan.after().get(key) else { continue };
-        if policy.action == Action::Deny && policy.mode == Mode::Enforce {
-            let sources = policy.rules.iter().flat_map(|rule| &rule.sources);
-            named.extend(sources.filter_map(|source| exactly(source, plan.after())));
+/// The registered workloads that are allowed where they are now, and are not after the change. Those that it deletes are
+/// meant.
+fn unenrolled(world: &World, plan: &Plan, reader: &Caller) -> Lost {
+    let mut lost = Lost::default();
+    if !plan.keys().any(|key| key.kind == Kind::WorkloadEnrollment) {
+        return lost;
+    }
+    let (before, after) = (plan.before(), plan.after());
+    for (scoped, workload) in before.workloads() {
+        let stays = after.workloads().contains_key(scoped);
+        if stays
+            && world.standings().is_confirmed(scoped)
+            && registration::allowed(before, &workload.node, workload).is_ok()
+            && registration::allowed(after, &workload.node, workload).is_err()
+        {
+            let shown = reader.role_in(Some(&scoped.0)) >= Role::Viewer;
+            lost.add(format_args!("Workload/{}.{}", scoped.1, scoped.0), shown);
         }
     }
-    named
+    lost
 }
 
 /// The one identity that a source stands for, if it is one.
-fn exactly(source: &Source, catalog: &Catalog) -> Option<SpiffeId> {
+fn exactly(source: &Source, domain: &TrustDomain) -> Option<SpiffeId> {
     match source {
         Source::Spiffe { pattern, .. } => {
             let identity = pattern.to_string().parse::<SpiffeId>().ok()?;
             (IdentityPattern::exactly(&identity) == *pattern).then_some(identity)
         }
         Source::ServiceAccount { namespace, name } => {
-            SpiffeId::workload(catalog.trust_domain(), namespace.as_str(), name.as_str()).ok()
+            SpiffeId::workload(domain, namespace.as_str(), name.as_str()).ok()
         }
         Source::Any | Source::Unauthenticated => None,
     }

@@ -133,7 +133,7 @@ pub(super) fn restore(
         items.push(Item { key, outcome: Outcome::Deleted, revision: Revision::ZERO, warnings });
     }
     let wanted: Vec<Resource> = states.values().flatten().cloned().map(without_label).collect();
-    items.extend(put_all(core, caller, seen, plan, &wanted)?);
+    items.extend(put_all(core, caller, seen, plan, (&wanted, ""))?);
     Ok(items)
 }
 

@@ -118,6 +118,7 @@ pub(super) async fn build(config: &Config, clock: &Clock) -> Result<Parts, Serve
         bundle: authority.bundle(),
         metrics: Arc::clone(&metrics),
         alarms: Arc::new(Alarms::new(clock.clone())),
+        changes: config.limits.changes,
         list_page: config.limits.list_page,
         shared_uid: if config.allow_shared_uid { SharedUid::Accepted } else { SharedUid::Refused },
         draining: draining.clone(),

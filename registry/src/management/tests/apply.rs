@@ -4,8 +4,9 @@ use weft_policy::code;
 
 use super::*;
 use crate::{
+    clock::Clock,
     harness::{Plane, Raw, local},
-    roles::Role,
+    roles::{Caller, Role, Source},
     samples,
 };
 
@@ -316,4 +317,33 @@ async fn api_05_a_text_that_is_not_utf_8_is_no_message() {
     let status = answer.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
     assert_eq!(fault(&status).code, code::WRONG_TYPE.as_str());
+}
+
+/// A person who comes through the network.
+fn remote(name: &str) -> Caller {
+    let identity = format!("spiffe://corp.example/user/{name}").parse().unwrap();
+    let source = Source::Remote { addr: "192.0.2.7:40000".parse().unwrap() };
+    Caller { identity: Some(identity), source, ..local(Role::Editor) }
+}
+
+#[tokio::test]
+async fn api_02_one_caller_may_change_so_often_and_others_do_not_notice() {
+    let (clock, hands) = Clock::test(std::time::SystemTime::UNIX_EPOCH);
+    let plane = Plane::with_clock(clock).await;
+    plane.rig.put_shop().await;
+    let dry = ApplyRequest { documents: documents(&[service("new")]), dry_run: true, ..Default::default() };
+    let (mut busy, mut other) = (plane.people(remote("ada")).await, plane.people(remote("bob")).await);
+    for _ in 0..300 {
+        busy.apply(dry.clone()).await.unwrap();
+    }
+    let what = refused(busy.apply(dry.clone()).await, Code::ResourceExhausted, code::TOO_MANY_ATTEMPTS);
+    assert!(what.contains("try again in 500 ms"), "{what}");
+    other.apply(dry.clone()).await.unwrap();
+    let mut admin = plane.admin().await;
+    for _ in 0..301 {
+        admin.apply(dry.clone()).await.unwrap();
+    }
+    hands.advance(std::time::Duration::from_millis(500));
+    busy.apply(dry.clone()).await.unwrap();
+    refused(busy.apply(dry).await, Code::ResourceExhausted, code::TOO_MANY_ATTEMPTS);
 }

@@ -58,9 +58,14 @@ async fn shows(plane: &Plane, name: &str, port: Option<u16>) {
     plane.rig.core.world.changes().wait_for(is).await.unwrap();
 }
 
-fn taken_back(plane: &Plane, outcome: &str) -> u64 {
+/// How often a change was taken back, once it ever was: it is counted after it is done.
+async fn taken_back(plane: &Plane, outcome: &str) -> u64 {
     let labels = OutcomeLabels { outcome: outcome.to_owned() };
-    plane.rig.core.metrics.taken_back.get_or_create(&labels).get()
+    let count = || plane.rig.core.metrics.taken_back.get_or_create(&labels).get();
+    while count() == 0 {
+        tokio::task::yield_now().await;
+    }
+    count()
 }
 
 #[tokio::test]
@@ -82,7 +87,7 @@ async fn what_nobody_confirms_is_taken_back_at_its_time() {
     assert_eq!((newest.verb.as_str(), newest.of), ("unconfirmed", answer.change));
     assert_eq!(newest.author, "server one");
     assert!(pending(&mut client).await.is_empty());
-    assert_eq!(taken_back(&plane, "ok"), 1);
+    assert_eq!(taken_back(&plane, "ok").await, 1);
 }
 
 #[tokio::test]
@@ -99,6 +104,32 @@ async fn what_is_confirmed_stays() {
     shows(&plane, "ledger", Some(80)).await;
     shows(&plane, "charge", Some(81)).await;
     refused(confirm(&mut client, change, false).await, Code::NotFound, code::NOT_WAITING);
+}
+
+#[tokio::test]
+async fn the_same_for_another_reason_is_no_change_and_is_still_taken_back() {
+    let (plane, hands) = timed().await;
+    let mut client = plane.admin().await;
+    let confirm_within_ms = u64::try_from(WINDOW.as_millis()).unwrap();
+    let asked = |reason: &str, confirm_within_ms| ApplyRequest {
+        documents: documents(&[port("charge", 81)]),
+        reason: reason.to_owned(),
+        confirm_within_ms,
+        ..Default::default()
+    };
+    client.apply(asked("ticket 7", confirm_within_ms)).await.unwrap();
+    for reason in ["ticket 8", ""] {
+        let again = client.apply(asked(reason, 0)).await.unwrap().into_inner();
+        assert_eq!((again.results[0].outcome.as_str(), again.change), ("unchanged", 0), "{reason}");
+    }
+    // One that stands in the manifest is asked for.
+    let mut own = port("ledger", 81);
+    for reason in ["PCI scope", "none any more"] {
+        own["metadata"]["annotations"] = json!({"weft.mesh/reason": reason});
+        assert_eq!(apply(&mut client, &[own.clone()]).await.unwrap().results[0].outcome, "configured");
+    }
+    hands.advance(WINDOW);
+    shows(&plane, "charge", Some(80)).await;
 }
 
 #[tokio::test]
@@ -123,7 +154,7 @@ async fn what_somebody_changed_since_is_left_alone_and_that_is_said() {
     hands.advance(WINDOW);
     shows(&plane, "ledger", Some(80)).await;
     shows(&plane, "charge", Some(82)).await;
-    assert_eq!(taken_back(&plane, "partly"), 1);
+    assert_eq!(taken_back(&plane, "partly").await, 1);
 }
 
 #[tokio::test]

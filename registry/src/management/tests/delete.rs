@@ -25,7 +25,9 @@ async fn deleting_a_service_names_what_still_refers_to_it() {
     }
     refused(get(&mut client, "service", "charge").await, Code::NotFound, code::NOT_FOUND);
 
-    let lost = delete(&mut client, vec![reference("we", "ledger")], 0).await.unwrap().warnings;
+    let refs = vec![reference("we", "ledger")];
+    let forced = DeleteRequest { refs, force: true, ..Default::default() };
+    let lost = client.delete(forced).await.unwrap().into_inner().warnings;
     assert!(lost[0].contains("Workload/ledger-1.shop loses its identity"), "{lost:?}");
     let together = vec![reference("svc", "order"), reference("wl", "order-1")];
     assert!(delete(&mut client, together, 0).await.unwrap().warnings.is_empty());
