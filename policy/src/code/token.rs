@@ -30,7 +30,8 @@ rows! {
         fix: ["make a new one:   weft token create --for agent --node <node>"];
     TOO_MANY_ATTEMPTS = "W7008" Error "too many attempts"
         cause: "joining, signing and changes are limited per address, node and caller, so that nobody can guess or flood"
-        fix: ["wait as long as it says, then try again"];
+        fix: ["wait as long as it says, then   weft agent join --token-file <file>",
+              "make many changes in one:   weft apply -f <directory>"];
     NODE_KNOWN = "W7009" Error "a node of that name has joined already"
         cause: "a token for it would let somebody take its place"
         fix: ["replace it, which bans its old certificate:   weft token create --for agent --node <node> --replace"];
