@@ -136,14 +136,10 @@ impl Overlay {
         let payload = transport.max_udp_payload();
         config.max_udp_payload_size(payload).map_err(|_| crate::InvalidTransport::Mtu(payload))?;
         let runtime = Arc::new(TokioRuntime);
-        let trains = Trains::new(runtime.wrap_udp_socket(socket)?);
-        let socket = Quiet::new(trains.clone(), clock::now().into_std());
-        let endpoint = quinn::Endpoint::new_with_abstract_socket(
-            config,
-            Some(accept_network),
-            Arc::new(socket),
-            runtime,
-        )?;
+        let quiet = Quiet::new(clock::now().into_std());
+        let trains = Trains::new(runtime.wrap_udp_socket(socket)?, quiet);
+        let endpoint =
+            quinn::Endpoint::new_with_abstract_socket(config, Some(accept_network), trains.clone(), runtime)?;
 
         let now = clock::now().into_std();
         let (admission, says) = (settings.admission.clone(), Arc::new(Says::default()));

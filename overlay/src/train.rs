@@ -18,6 +18,7 @@ use quinn::{
     udp::{EcnCodepoint, RecvMeta, Transmit},
 };
 
+use crate::quiet::Quiet;
 use crate::transport::{GSO_SEGMENTS, MAX_BATCH_BYTES};
 
 /// Packets of equal size for one address, one behind the other; at most as long as one UDP datagram, and never older than
@@ -114,10 +115,11 @@ fn has_room(bytes: usize, segment: usize, most: usize) -> bool {
     bytes <= MAX_BATCH_BYTES as usize && bytes.div_ceil(segment) <= most
 }
 
-/// A socket that sends trains.
+/// A socket that sends trains, and is quiet towards strangers.
 #[derive(Debug)]
 pub(crate) struct Trains {
     socket: Arc<dyn AsyncUdpSocket>,
+    quiet: Quiet,
     waiting: Mutex<Waiting>,
 }
 
@@ -129,8 +131,8 @@ struct Waiting {
 }
 
 impl Trains {
-    pub(crate) fn new(socket: Arc<dyn AsyncUdpSocket>) -> Arc<Self> {
-        Arc::new(Self { socket, waiting: Mutex::default() })
+    pub(crate) fn new(socket: Arc<dyn AsyncUdpSocket>, quiet: Quiet) -> Arc<Self> {
+        Arc::new(Self { socket, quiet, waiting: Mutex::default() })
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -187,6 +189,9 @@ impl AsyncUdpSocket for Trains {
     }
 
     fn try_send(&self, batch: &Transmit<'_>) -> io::Result<()> {
+        if !self.quiet.lets_out(batch.contents) {
+            return Ok(()); // as if the network had lost it
+        }
         let mut waiting = self.waiting();
         let most = self.socket.max_transmit_segments();
         let mut place = waiting.train.place(batch, most);

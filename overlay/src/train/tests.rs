@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::*;
+use crate::clock;
 
 const SEGMENT: usize = 1452;
 const BATCH: usize = SEGMENT * GSO_SEGMENTS as usize;
@@ -79,7 +80,7 @@ fn send(trains: &Trains, host: u8, length: usize, segment: Option<usize>) -> io:
 
 fn scene() -> (Arc<Wire>, Arc<Trains>) {
     let wire = Arc::new(Wire::default());
-    (wire.clone(), Trains::new(wire))
+    (wire.clone(), Trains::new(wire, Quiet::new(clock::now().into_std())))
 }
 
 #[test]
@@ -116,6 +117,18 @@ fn what_does_not_belong_to_a_train_goes_after_it() {
         send(&trains, host, length, segment).unwrap();
         assert_eq!(wire.left(), [(BATCH, Some(SEGMENT)), (length, segment)], "{host} {length}");
     }
+}
+
+#[test]
+fn tls_04_answers_to_unknown_versions_are_few() {
+    let (wire, trains) = scene();
+    let mut answer = [0; 40];
+    answer[0] = 0xc0;
+    for _ in 0..1_000 {
+        trains.try_send(&batch(1, &answer, None)).unwrap();
+    }
+    let left = wire.left().len();
+    assert!((100..200).contains(&left), "{left}");
 }
 
 #[test]
