@@ -173,6 +173,7 @@ async fn survived(world: &World) {
 async fn gone(world: &World, meanwhile: impl Fn()) {
     while world.under_attack.tunnels().len() > 1 || open_flows(&world.metrics) != 0 {
         meanwhile();
+        // Nothing tells that a tunnel is gone; so it is looked for, and the caller bounds the wait.
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }

@@ -35,15 +35,24 @@ impl Stopwatch {
 ///
 /// If there is none `within` that time: the message names `what` and the last thing that was seen.
 #[track_caller]
-pub fn eventually<T>(what: &str, within: Duration, mut look: impl FnMut() -> Result<T, String>) -> T {
+pub fn eventually<T>(what: &str, within: Duration, look: impl FnMut() -> Result<T, String>) -> T {
+    match looked_for(within, look) {
+        Ok(value) => value,
+        Err(seen) => panic!("not within {within:?}: {what}; last seen: {seen}"),
+    }
+}
+
+/// The same for a scenario that goes on either way: what was seen last, if `look` gives no value `within` that time.
+///
+/// # Errors
+///
+/// The last error of `look`.
+pub fn looked_for<T, E>(within: Duration, mut look: impl FnMut() -> Result<T, E>) -> Result<T, E> {
     let watch = Stopwatch::start();
     loop {
         match look() {
-            Ok(value) => return value,
-            Err(seen) if watch.elapsed() > within => {
-                panic!("not within {within:?}: {what}; last seen: {seen}")
-            }
-            Err(_) => std::thread::sleep(LOOK_EVERY),
+            Err(_) if watch.elapsed() <= within => std::thread::sleep(LOOK_EVERY),
+            outcome => return outcome,
         }
     }
 }
