@@ -47,6 +47,7 @@ mod stream;
 mod train;
 mod transport;
 mod tunnel;
+mod unproven;
 mod wire;
 
 #[cfg(test)]

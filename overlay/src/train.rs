@@ -18,8 +18,10 @@ use quinn::{
     udp::{EcnCodepoint, RecvMeta, Transmit},
 };
 
+use crate::clock;
 use crate::quiet::Quiet;
 use crate::transport::{GSO_SEGMENTS, MAX_BATCH_BYTES};
+use crate::unproven::{Unproven, has_long_header};
 
 /// Packets of equal size for one address, one behind the other; at most as long as one UDP datagram, and never older than
 /// a turn of all that is ready to run.
@@ -115,11 +117,12 @@ fn has_room(bytes: usize, segment: usize, most: usize) -> bool {
     bytes <= MAX_BATCH_BYTES as usize && bytes.div_ceil(segment) <= most
 }
 
-/// A socket that sends trains, and is quiet towards strangers.
+/// A socket that sends trains, and is quiet towards strangers and unproven addresses.
 #[derive(Debug)]
 pub(crate) struct Trains {
     socket: Arc<dyn AsyncUdpSocket>,
     quiet: Quiet,
+    unproven: Mutex<Unproven>,
     waiting: Mutex<Waiting>,
 }
 
@@ -132,7 +135,37 @@ struct Waiting {
 
 impl Trains {
     pub(crate) fn new(socket: Arc<dyn AsyncUdpSocket>, quiet: Quiet) -> Arc<Self> {
-        Arc::new(Self { socket, quiet, waiting: Mutex::default() })
+        let unproven = Mutex::new(Unproven::new(clock::now().into_std()));
+        Arc::new(Self { socket, quiet, unproven, waiting: Mutex::default() })
+    }
+
+    /// Notes that `address` is dialled from here.
+    pub(crate) fn dialled(&self, address: SocketAddr) {
+        self.unproven().dialled(address, clock::now().into_std());
+    }
+
+    fn unproven(&self) -> MutexGuard<'_, Unproven> {
+        self.unproven.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many bytes of `batch` may leave.
+    fn lets_out(&self, batch: &Transmit<'_>) -> usize {
+        if !has_long_header(batch.contents) {
+            return batch.contents.len();
+        }
+        if !self.quiet.lets_out(batch.contents) {
+            return 0;
+        }
+        let segment = batch.segment_size.unwrap_or(batch.contents.len());
+        self.unproven().lets_out(batch.destination, batch.contents.len(), segment, clock::now().into_std())
+    }
+
+    /// Notes the handshake packets among what came.
+    fn note(&self, buffer: &[u8], meta: &RecvMeta) {
+        let packets = buffer[..meta.len].chunks(meta.stride.max(1));
+        for packet in packets.filter(|packet| has_long_header(packet)) {
+            self.unproven().heard(meta.addr, packet.len(), clock::now().into_std());
+        }
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -189,9 +222,17 @@ impl AsyncUdpSocket for Trains {
     }
 
     fn try_send(&self, batch: &Transmit<'_>) -> io::Result<()> {
-        if !self.quiet.lets_out(batch.contents) {
+        let may = self.lets_out(batch);
+        if may == 0 {
             return Ok(()); // as if the network had lost it
         }
+        let batch = &Transmit {
+            destination: batch.destination,
+            ecn: batch.ecn,
+            contents: &batch.contents[..may],
+            segment_size: batch.segment_size,
+            src_ip: batch.src_ip,
+        };
         let mut waiting = self.waiting();
         let most = self.socket.max_transmit_segments();
         let mut place = waiting.train.place(batch, most);
@@ -222,7 +263,11 @@ impl AsyncUdpSocket for Trains {
         bufs: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        self.socket.poll_recv(cx, bufs, meta)
+        let came = self.socket.poll_recv(cx, bufs, meta);
+        if let Poll::Ready(Ok(count)) = came {
+            bufs.iter().zip(meta.iter()).take(count).for_each(|(buffer, meta)| self.note(buffer, meta));
+        }
+        came
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {

@@ -93,8 +93,8 @@ def tokens(args):
 def silent(args):
     """A caller that never proves its address: how much it is sent for one datagram."""
     sock, datagram = udp(args), initial()[1]
-    back = exchange(sock, datagram, 4.0)
-    return {"sent_bytes": len(datagram), "back_bytes": sum(map(len, back)), "datagrams": len(back)}
+    back = exchange(sock, datagram.ljust(args.size, b"\0"), 4.0)
+    return {"sent_bytes": max(len(datagram), args.size), "back_bytes": sum(map(len, back)), "datagrams": len(back)}
 
 
 class Counter(threading.Thread):
@@ -204,6 +204,7 @@ def main():
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--size", type=int, default=0)
     parser.add_argument("--rate", type=float, default=5000)
     parser.add_argument("--different", type=int, default=500)
     parser.add_argument("--seconds", type=float, default=3)

@@ -20,7 +20,7 @@ use weft_node::{join::JoinError, node::Node};
 use weft_policy::code;
 use zeroize::Zeroizing;
 
-use super::{background, background::Background, joined, logs, secrecy, signals};
+use super::{background, background::Background, joined, logs, memory, secrecy, signals};
 use crate::{
     args::{
         Global,
@@ -50,6 +50,7 @@ pub(crate) fn agent(args: &AgentArgs, global: &Global, output: &Output) -> Resul
 fn run(config: &Path, global: &Global, output: &Output) -> Result<ExitCode, CliError> {
     logs::start(global);
     secrecy::close_memory()?;
+    memory::give_back()?;
     let config = background::agent_config(config)?;
     let node = Node::start(config).map_err(|e| CliError::new(Exit::Usage, e.fault()))?;
     output.talk(format!("agent ready: tunnels {}/udp, proxy {}", node.tunnels_addr(), node.proxy_addr()));

@@ -6,6 +6,7 @@ pub(crate) mod config;
 pub(crate) mod demo;
 pub(crate) mod joined;
 pub(crate) mod logs;
+pub(crate) mod memory;
 pub(crate) mod secrecy;
 pub(crate) mod server;
 pub(crate) mod settings;

@@ -8,7 +8,7 @@ use weft_registry::{
     server::{self as moving, Moved, Server, ServerError},
 };
 
-use super::{background, logs, secrecy, signals};
+use super::{background, logs, memory, secrecy, signals};
 use crate::{
     args::{
         Global,
@@ -117,6 +117,7 @@ fn usage(what: &str) -> CliError {
 
 /// Runs the server until SIGINT or SIGTERM.
 fn run(config: &Path, output: &Output) -> Result<ExitCode, CliError> {
+    memory::give_back()?;
     let server = Server::start(read(config)?).map_err(refused)?;
     output.talk(format!("server ready: control {} (Ctrl-C stops it)", server.control_addr()));
     let stop = signals::wait()?;

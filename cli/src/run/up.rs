@@ -19,7 +19,7 @@ use weft_registry::server::{RunningServer, Server};
 use super::{
     background,
     background::Background,
-    joined, logs, secrecy,
+    joined, logs, memory, secrecy,
     settings::{Flags, Settings, fixed},
     signals,
 };
@@ -143,6 +143,7 @@ fn tell(state: &Path, settings: &Settings, global: &Global, output: &Output) -> 
 fn foreground(state: &Path, global: &Global, output: &Output) -> Result<ExitCode, CliError> {
     logs::start(global);
     secrecy::close_memory()?;
+    memory::give_back()?;
     let server = start_server(state)?;
     let node = start_agent(state)?;
     output.talk(format!("up: control {}, tunnels {}/udp", server.control_addr(), node.tunnels_addr()));

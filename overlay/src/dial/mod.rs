@@ -124,6 +124,7 @@ impl Overlay {
         config.transport_config(self.shared.transport.dialled(Path::to(address.ip())));
         // Tokens of a server are not kept: they would tell it apart from other callers of the host.
         config.token_store(Arc::new(quinn::NoneTokenStore));
+        self.shared.trains.dialled(address);
         self.shared.endpoint.connect_with(config, address, server_name).map_err(|error| match error {
             ConnectError::EndpointStopping => DialError::Closing,
             invalid @ (ConnectError::CidsExhausted
