@@ -100,6 +100,8 @@ async fn core(directory: &std::path::Path) -> (Core, watch::Sender<Arc<TrustBund
         // What is judged is how messages are read, not how often.
         changes: Rate { per_second: NonZeroU32::MAX, burst: NonZeroU32::MAX },
         list_page: 3,
+        addresses: Arc::new([]),
+        servers: watch::Sender::default().subscribe(),
         shared_uid: Default::default(),
         draining: Default::default(),
     };

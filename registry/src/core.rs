@@ -10,11 +10,12 @@ use weft_api::pb::management::{
     ShowAuthorityResponse,
 };
 use weft_identity::{bundle::TrustBundle, spiffe::TrustDomain};
-use weft_policy::{limit::Rate, name::ClusterName};
+use weft_policy::{limit::Rate, model::HostPort, name::ClusterName};
 
 use crate::{
     alarms::Alarms, audit::Audit, clock::Clock, keeper::WorldHandle, metrics::RegistryMetrics,
-    presence::Presence, refusal::Refusal, roles::Caller, shared_uid::SharedUid, store::Store,
+    presence::Presence, refusal::Refusal, replicas::watch::Servers, roles::Caller, shared_uid::SharedUid,
+    store::Store,
 };
 
 /// The version that is told to agents and people.
@@ -37,6 +38,10 @@ pub struct Core {
     pub world: WorldHandle,
     /// Which agents are there.
     pub presence: Presence,
+    /// Where agents reach this server.
+    pub addresses: Arc<[HostPort]>,
+    /// The servers that are there; none while this one is alone and says nothing (an embedded store).
+    pub servers: watch::Receiver<Servers>,
     /// The trust bundle, as agents are told it.
     pub bundle: watch::Receiver<Arc<TrustBundle>>,
     /// What is counted.
@@ -53,6 +58,24 @@ pub struct Core {
     pub shared_uid: SharedUid,
     /// Cancelled when the server begins to end: agents are asked to go, streams end.
     pub draining: CancellationToken,
+}
+
+/// The most addresses that a token leads to.
+const MOST_ADDRESSES: usize = 16;
+
+impl Core {
+    /// Where a server of the mesh is reached: this one first, then the others that are there.
+    #[must_use]
+    pub fn reached_at(&self) -> Vec<HostPort> {
+        let mut addresses = self.addresses.to_vec();
+        for address in self.servers.borrow().iter().flat_map(|server| &server.addresses) {
+            if !addresses.contains(address) {
+                addresses.push(address.clone());
+            }
+        }
+        addresses.truncate(MOST_ADDRESSES);
+        addresses
+    }
 }
 
 impl std::fmt::Debug for Core {

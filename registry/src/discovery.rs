@@ -116,6 +116,8 @@ impl DiscoveryService {
         let session = Session::new(node.clone(), services, held).map_err(breach)?;
         let mut stream = AgentStream {
             bundles: self.core.bundle.clone(),
+            servers: self.core.servers.clone(),
+            asked: connected.asked(),
             core: Arc::clone(&self.core),
             caller,
             node,

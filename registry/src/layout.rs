@@ -10,6 +10,7 @@
 //! changes/<number>  replaced/<number>/<part>        what each change was, and what it replaced
 //! audit/<server>                                    where the audit log of a server ends
 //! unconfirmed/<number>                              changes that are taken back unless they are confirmed
+//! present/servers/<instance>  present/agents/<node>  who is there, as long as it is so
 //! tokens/<sha-256>  issued/<serial>  certified/<key>  renewals/<node>  bundle/<trust domain>
 //! ```
 //!
@@ -34,6 +35,9 @@ const NODES: &str = "mesh/nodes/";
 const USERS: &str = "mesh/users/";
 const CHANGES: &str = "changes/";
 const UNCONFIRMED: &str = "unconfirmed/";
+
+/// Where the presence of servers and agents stands (see [`crate::replicas`]).
+pub(crate) const PRESENT: &str = "present/";
 
 /// What a key of the mirrored part names.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -158,6 +162,24 @@ pub fn all_unconfirmed() -> Prefix {
 #[must_use]
 pub fn audit_anchor(instance: &str) -> Key {
     key(&format!("audit/{instance}"))
+}
+
+/// The key that says that a server is there.
+#[must_use]
+pub fn present_server(instance: &str) -> Key {
+    key(&format!("{PRESENT}servers/{instance}"))
+}
+
+/// The key that says where an agent is connected.
+#[must_use]
+pub fn present_agent(node: &NodeName) -> Key {
+    key(&format!("{PRESENT}agents/{node}"))
+}
+
+/// Selects the presence of servers and agents.
+#[must_use]
+pub fn present() -> Prefix {
+    prefix(PRESENT)
 }
 
 /// The key of a token, by the SHA-256 of its secret.

@@ -39,6 +39,7 @@ pub mod records;
 pub mod refusal;
 pub mod registration;
 pub mod renewals;
+pub mod replicas;
 pub mod roles;
 pub mod server;
 pub mod shared_uid;

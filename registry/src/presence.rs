@@ -1,9 +1,11 @@
 //! Which agents are connected, and what they said last.
 //!
-//! Lives in memory only: after a restart everybody is unknown until they come back, and [`crate::liveness`] draws no
+//! Those that other servers of the mesh have are joined in ([`crate::replicas`]). Lives in memory only: after a restart everybody is unknown until they come back, and [`crate::liveness`] draws no
 //! conclusion from that for a while.
 //!
 //! Invariant: of one node, one connection at a time is current, that of the newest boot; the others are told.
+
+mod elsewhere;
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +17,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weft_policy::{name::NodeName, snapshot::Revision};
 
-use crate::clock::Clock;
+use self::elsewhere::Elsewhere;
+use crate::{clock::Clock, replicas};
 
 /// The most agents that one server keeps in mind (architecture.md 13).
 pub const MAX_AGENTS: usize = 25_000;
@@ -104,6 +107,9 @@ pub struct Presence {
 struct Inner {
     clock: Clock,
     seats: Mutex<Seats>,
+    /// Those of this server.
+    own: watch::Sender<Agents>,
+    /// Those of all servers.
     agents: watch::Sender<Agents>,
 }
 
@@ -111,6 +117,7 @@ struct Inner {
 struct Seats {
     by_node: BTreeMap<NodeName, Seat>,
     next: u64,
+    elsewhere: Elsewhere,
 }
 
 #[derive(Debug)]
@@ -119,13 +126,16 @@ struct Seat {
     /// Which connection is the current one, and how it is told that it no longer is.
     connection: u64,
     replaced: CancellationToken,
+    /// Within which time it is asked to be gone, once it is.
+    asked: watch::Sender<Option<Duration>>,
 }
 
 impl Presence {
     /// Nobody is there yet.
     #[must_use]
     pub fn new(clock: Clock) -> Self {
-        let inner = Inner { clock, seats: Mutex::default(), agents: watch::Sender::new(Agents::default()) };
+        let (own, agents) = (watch::Sender::default(), watch::Sender::default());
+        let inner = Inner { clock, seats: Mutex::default(), own, agents };
         Self { inner: Arc::new(inner) }
     }
 
@@ -159,11 +169,41 @@ impl Presence {
         };
         let connection = seats.next;
         seats.next += 1;
-        let replaced = CancellationToken::new();
-        seats.by_node.insert(node.clone(), Seat { report, connection, replaced: replaced.clone() });
+        let (replaced, asked) = (CancellationToken::new(), watch::Sender::new(None));
+        let asks = asked.subscribe();
+        let seat = Seat { report, connection, replaced: replaced.clone(), asked };
+        seats.by_node.insert(node.clone(), seat);
         self.publish(&seats);
         drop(seats);
-        Ok(Connected { presence: self.clone(), node: node.clone(), connection, replaced })
+        Ok(Connected { presence: self.clone(), node: node.clone(), connection, replaced, asked: asks })
+    }
+
+    /// Takes in which agents are connected to other servers.
+    pub fn elsewhere(&self, seats: BTreeMap<NodeName, replicas::Seat>) {
+        let mut own = self.lock();
+        own.elsewhere.now(seats, self.inner.clock.uptime());
+        self.publish(&own);
+    }
+
+    /// The agents that are connected to other servers, with the server of each.
+    #[must_use]
+    pub fn connected_elsewhere(&self) -> BTreeMap<NodeName, String> {
+        let seats = self.lock();
+        let there = seats.elsewhere.connected();
+        there.map(|(node, server)| (node.clone(), server.to_owned())).collect()
+    }
+
+    /// Asks up to `count` agents that are connected here to use another server, each at a moment of its own `within` a
+    /// time. Returns how many.
+    pub fn ask_to_go(&self, count: usize, within: Duration) -> usize {
+        let seats = self.lock();
+        let here = seats.by_node.values().filter(|seat| matches!(seat.report.state.link, Link::Up(_)));
+        let mut asked = 0;
+        for seat in here.filter(|seat| seat.asked.borrow().is_none()).take(count) {
+            seat.asked.send_replace(Some(within));
+            asked += 1;
+        }
+        asked
     }
 
     /// The agents that connected since the start, as they are now.
@@ -178,22 +218,37 @@ impl Presence {
         self.inner.agents.subscribe()
     }
 
-    /// What each agent said last.
+    /// Tells whenever an agent of this server comes, goes or restarts.
+    #[must_use]
+    pub fn watch_own(&self) -> watch::Receiver<Agents> {
+        self.inner.own.subscribe()
+    }
+
+    /// What each agent of this server said last.
     #[must_use]
     pub fn reports(&self) -> BTreeMap<NodeName, Report> {
         let seats = self.lock();
         seats.by_node.iter().map(|(node, seat)| (node.clone(), seat.report.clone())).collect()
     }
 
-    /// How many agents are connected.
+    /// How many agents are connected here.
     #[must_use]
     pub fn connected(&self) -> usize {
-        self.agents().values().filter(|agent| matches!(agent.link, Link::Up(_))).count()
+        self.inner.own.borrow().values().filter(|agent| matches!(agent.link, Link::Up(_))).count()
     }
 
     fn publish(&self, seats: &Seats) {
         let states = seats.by_node.iter().map(|(node, seat)| (node.clone(), seat.report.state));
-        self.inner.agents.send_replace(Arc::new(states.collect()));
+        let own: BTreeMap<_, _> = states.collect();
+        let all = seats.elsewhere.join(own.clone());
+        self.inner.own.send_if_modified(|before| {
+            let changed = **before != own;
+            if changed {
+                *before = Arc::new(own);
+            }
+            changed
+        });
+        self.inner.agents.send_replace(Arc::new(all));
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Seats> {
@@ -209,9 +264,16 @@ pub struct Connected {
     node: NodeName,
     connection: u64,
     replaced: CancellationToken,
+    asked: watch::Receiver<Option<Duration>>,
 }
 
 impl Connected {
+    /// Tells, once, within which time the agent is to use another server.
+    #[must_use]
+    pub fn asked(&self) -> watch::Receiver<Option<Duration>> {
+        self.asked.clone()
+    }
+
     /// Ends when a newer connection of the same node was admitted.
     #[must_use]
     pub const fn replaced(&self) -> &CancellationToken {
@@ -298,6 +360,17 @@ mod tests {
         assert_eq!(link(&presence), Link::Up(Duration::from_secs(1)));
         drop(second);
         assert_eq!(link(&presence), Link::Lost(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn agents_are_asked_to_go_once_each_and_no_more_than_are_too_many() {
+        let (presence, _hands) = presence();
+        let names = ["hosta", "hostb", "hostc"].map(|name| name.parse::<NodeName>().unwrap());
+        let all = names.map(|name| presence.connect(&name, 1, String::new()).unwrap());
+        assert_eq!(presence.ask_to_go(2, Duration::from_secs(3)), 2);
+        let asked = all.each_ref().map(|agent| *agent.asked().borrow());
+        assert_eq!(asked, [Some(Duration::from_secs(3)), Some(Duration::from_secs(3)), None]);
+        assert_eq!(presence.ask_to_go(9, Duration::from_secs(3)), 1, "two were asked already");
     }
 
     #[test]

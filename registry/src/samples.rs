@@ -260,6 +260,8 @@ impl Rig {
             presence,
             bundle: told,
             metrics,
+            addresses: Arc::new([]),
+            servers: watch::Sender::default().subscribe(),
             shared_uid: Default::default(),
             draining: Default::default(),
         };

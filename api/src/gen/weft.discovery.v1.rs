@@ -129,6 +129,7 @@ pub struct Object {
     #[prost(string, repeated, tag = "5")]
     pub targets: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
+/// Use another server: connect to it at a moment drawn from that time, and end this stream then.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GoAway {
     #[prost(uint64, tag = "1")]
@@ -150,10 +151,18 @@ pub struct Bundle {
     #[prost(bytes = "vec", repeated, tag = "3")]
     pub roots: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Settings {
     #[prost(uint64, tag = "1")]
     pub reconnect_cap_ms: u64,
+    /// The name of this server, and its own addresses: after a GoAway they are the last to be tried.
+    #[prost(string, tag = "2")]
+    pub server: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "3")]
+    pub own: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Every server of the mesh, host:port, as far as this one knows; beside those that the agent is configured with.
+    #[prost(string, repeated, tag = "4")]
+    pub servers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct RegisterRequest {

@@ -3,10 +3,11 @@
 //! The last good snapshot stays in force whatever arrives or fails to. A delta is applied whole or refused whole; what
 //! was applied is kept on disk, so that a restart without a server serves.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, pin::Pin, sync::Arc, time::Duration};
 
+use rand::{SeedableRng as _, rngs::StdRng};
 use rustls_pki_types::CertificateDer;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tracing::{debug, info, warn};
@@ -37,6 +38,9 @@ const SUBSCRIBE_CHUNK: usize = 1_000;
 /// How often unused destinations are looked for.
 const FORGET_EVERY: Duration = Duration::from_secs(30);
 
+/// The longest time within which an agent goes elsewhere: a server may not make it wait for ever.
+const LONGEST_GOING: Duration = Duration::from_secs(30);
+
 /// What the agent holds.
 #[derive(Debug)]
 struct Held {
@@ -49,8 +53,10 @@ struct Held {
 enum End {
     /// The stream broke or could not be opened.
     Broken(Fault),
-    /// The server asked the agent to go elsewhere within that time.
+    /// The server asked the agent to go elsewhere within that time, and has ended.
     GoAway(Duration),
+    /// The agent goes elsewhere, as the server asked; the server is still there.
+    Left,
 }
 
 impl End {
@@ -65,10 +71,16 @@ pub(crate) async fn keep_current(shared: Arc<Shared>) {
     let mut failures = 0;
     let mut cap = BACKOFF_CAP;
     loop {
-        match shared.link.connect().await {
+        let rng = shared.with_rng(|rng| StdRng::from_rng(rng));
+        match shared.link.connect(rng).await {
             Ok((channel, server)) => {
                 let end = session(&shared, channel, &server, &mut held, &mut failures, &mut cap).await;
+                shared.link.leave();
                 match end {
+                    End::Left => {
+                        info!(server, "the server asked this agent to use another one");
+                        continue;
+                    }
                     End::Broken(why) => {
                         let (code, what) = (&why.code, &why.what);
                         info!(server, %code, what, "server lost; the last snapshot stays in force");
@@ -79,7 +91,7 @@ pub(crate) async fn keep_current(shared: Arc<Shared>) {
                         warn!(server, code = %code::GOING_AWAY, ?within, "{why}");
                         shared.link.down(Fault::new(code::GOING_AWAY, why).to_string());
                         let wait = within.mul_f64(shared.draw());
-                        tokio::time::sleep(wait.min(Duration::from_secs(30))).await;
+                        tokio::time::sleep(wait).await;
                     }
                 }
             }
@@ -127,11 +139,13 @@ async fn session(
     };
     let mut forget = tokio::time::interval(FORGET_EVERY);
     let mut is_up = false;
+    let mut asked: Option<Asked> = None;
     loop {
         tokio::select! {
             message = stream.message() => {
                 let message = match message {
                     Ok(Some(message)) => message,
+                    Ok(None) if asked.is_some() => return End::GoAway(asked.map(|asked| asked.within).unwrap_or_default()),
                     Ok(None) => return End::lost("the server closed the stream"),
                     Err(status) => return End::Broken(from_status(&status).swap_remove(0)),
                 };
@@ -148,7 +162,11 @@ async fn session(
                             return End::lost("the stream does not take requests");
                         }
                     }
-                    Handled::GoAway(within) => return End::GoAway(within),
+                    Handled::GoAway(within) => {
+                        let within = within.min(LONGEST_GOING);
+                        let leaves = Box::pin(tokio::time::sleep(within.mul_f64(shared.draw())));
+                        asked.get_or_insert(Asked { within, leaves });
+                    }
                     Handled::StartOver(why) => {
                         *held = Held { revision: Revision(0), view: Arc::new(View::new()), digest: [0; 32] };
                         return End::Broken(Fault::new(code::DELTA_LOST, why));
@@ -162,8 +180,24 @@ async fn session(
                     }
                 }
             }
+            () = leaving(&mut asked) => return End::Left,
             _ = forget.tick() => shared.demand.forget(shared.clock.now()),
         }
+    }
+}
+
+/// The server asked the agent to go.
+struct Asked {
+    within: Duration,
+    /// Until it goes, this server serves it.
+    leaves: Pin<Box<Sleep>>,
+}
+
+/// Waits for the moment to go; for ever while nobody asked.
+async fn leaving(asked: &mut Option<Asked>) {
+    match asked {
+        Some(asked) => asked.leaves.as_mut().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -222,6 +256,7 @@ fn handle(shared: &Shared, message: DiscoveryResponse, held: &mut Held, cap: &mu
         Some(discovery_response::Message::GoAway(go)) => Handled::GoAway(Duration::from_millis(go.within_ms)),
         Some(discovery_response::Message::Settings(settings)) => {
             *cap = Duration::from_millis(settings.reconnect_cap_ms).max(BACKOFF_CAP);
+            shared.link.tell(&settings.own, &settings.servers);
             Handled::Nothing
         }
     }

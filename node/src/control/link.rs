@@ -1,10 +1,16 @@
 //! The connection to a server: one channel at a time, shared by everything that asks the control plane.
 //!
-//! Owns connecting, in the configured order and with back-off, and who may know of it. Losing the link stops no flow.
+//! Owns connecting, to any of the servers and with back-off, and who may know of it. Losing the link stops no flow.
+//!
+//! Servers are tried in a random order, so that agents spread over them; one that was lost, or asked the agent to go, comes
+//! last.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use rand::Rng;
+use rand::{Rng, seq::SliceRandom as _};
 use tokio::sync::watch;
 use tonic::transport::Channel;
 use weft_api::{
@@ -39,11 +45,26 @@ pub(crate) struct LinkState {
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
     servers: Arc<[HostPort]>,
+    told: Arc<Mutex<Told>>,
     trust_domain: TrustDomain,
     slot: SvidSlot,
     bundles: BundleSlot,
     state: Arc<watch::Sender<LinkState>>,
 }
+
+/// What the last server said of the servers.
+#[derive(Debug, Default)]
+struct Told {
+    /// Its own addresses.
+    own: Vec<HostPort>,
+    /// Those of every server.
+    all: Vec<HostPort>,
+    /// Whether it comes last when another is looked for.
+    is_left: bool,
+}
+
+/// The most servers of which the agent is told: more than anybody runs, and no message makes it dial a thousand.
+const MAX_TOLD: usize = 64;
 
 impl Link {
     /// A link that is not up yet.
@@ -54,7 +75,45 @@ impl Link {
         bundles: BundleSlot,
     ) -> Self {
         let state = Arc::new(watch::Sender::new(LinkState::default()));
-        Self { servers: servers.into(), trust_domain, slot, bundles, state }
+        Self { servers: servers.into(), told: Arc::default(), trust_domain, slot, bundles, state }
+    }
+
+    /// Takes in what the server says of itself and of the others. What cannot be read is left out.
+    pub(crate) fn tell(&self, own: &[String], all: &[String]) {
+        let read =
+            |texts: &[String]| texts.iter().take(MAX_TOLD).filter_map(|text| text.parse().ok()).collect();
+        let (own, all): (Vec<HostPort>, Vec<HostPort>) = (read(own), read(all));
+        let known = self.servers.iter().chain(&all).filter(|server| own.contains(server));
+        let name = known.map(ToString::to_string).next();
+        *self.told() = Told { own, all, is_left: false };
+        if let Some(name) = name {
+            self.state.send_if_modified(|state| std::mem::replace(&mut state.server, name.clone()) != name);
+        }
+    }
+
+    /// Has another server tried before the last one.
+    pub(crate) fn leave(&self) {
+        self.told().is_left = true;
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whom to try, in that order.
+    fn candidates(&self, rng: &mut impl Rng) -> Vec<HostPort> {
+        let told = self.told();
+        let mut candidates = self.servers.to_vec();
+        for server in &told.all {
+            if !candidates.contains(server) {
+                candidates.push(server.clone());
+            }
+        }
+        candidates.shuffle(rng);
+        if told.is_left {
+            candidates.sort_by_key(|server| told.own.contains(server));
+        }
+        candidates
     }
 
     /// Where the servers are, as configured or as the join said.
@@ -86,13 +145,15 @@ impl Link {
         }
     }
 
-    /// Tries every server once, in order.
-    pub(crate) async fn connect(&self) -> Result<(Channel, String), ConnectError> {
+    /// Tries every server once; tells which ones.
+    pub(crate) async fn connect(&self, mut rng: impl Rng) -> Result<(Channel, String), ConnectError> {
+        let servers = self.candidates(&mut rng);
         let expected = ExpectedPeer::AnyServerOf(self.trust_domain.clone());
         let tls = client_config(Some(self.slot.clone()), self.bundles.clone(), expected, &[ALPN_H2]);
-        let name = crate::join::server_name(&self.servers);
-        let channel = channel::connect(&self.servers, Arc::new(tls), &name).await?;
-        let servers: Vec<_> = self.servers.iter().map(ToString::to_string).collect();
+        let name = crate::join::server_name(&servers);
+        let channel = channel::connect(&servers, Arc::new(tls), &name).await?;
+        let mut servers: Vec<_> = servers.iter().map(ToString::to_string).collect();
+        servers.sort();
         Ok((channel, servers.join(",")))
     }
 
@@ -136,6 +197,32 @@ mod tests {
     use rand::{SeedableRng as _, rngs::StdRng};
 
     use super::*;
+
+    fn link(servers: &[&str]) -> Link {
+        let servers = servers.iter().map(|text| text.parse().unwrap()).collect();
+        let bundles = BundleSlot::new(weft_identity::bundle::TrustBundles::default());
+        Link::new(servers, "corp.example".parse().unwrap(), SvidSlot::empty(), bundles)
+    }
+
+    #[test]
+    fn servers_are_tried_at_random_and_the_one_that_was_left_comes_last() {
+        let link = link(&["a:1", "b:1"]);
+        let mut rng = StdRng::seed_from_u64(7);
+        let firsts = |rng: &mut StdRng| -> std::collections::BTreeSet<String> {
+            (0..50).map(|_| link.candidates(rng)[0].to_string()).collect()
+        };
+        assert_eq!(firsts(&mut rng).len(), 2);
+        link.tell(&["b:1".to_owned()], &["b:1".to_owned(), "c:1".to_owned(), "nowhere".to_owned()]);
+        assert_eq!(firsts(&mut rng).len(), 3, "one that was told is tried as well");
+        assert_eq!(link.state().server, "b:1");
+        link.leave();
+        for _ in 0..50 {
+            let last = link.candidates(&mut rng).pop().unwrap();
+            assert_eq!(last.to_string(), "b:1");
+        }
+        link.tell(&["c:1".to_owned()], &vec!["x:1".to_owned(); 1_000]);
+        assert_eq!(link.candidates(&mut rng).len(), 3, "a list without end is not taken in");
+    }
 
     #[test]
     fn waits_double_up_to_the_cap_with_full_jitter() {

@@ -17,7 +17,6 @@ use weft_api::pb::identity::{GetBundleResponse, JoinRequest, JoinResponse};
 use weft_identity::{ca::IssuedSvid, csr::SigningRequest, spiffe::SpiffeId};
 use weft_policy::{
     code::{self, CodeId},
-    model::HostPort,
     name::{Namespace, NodeName},
 };
 use zeroize::Zeroizing;
@@ -46,24 +45,17 @@ pub struct JoinTokens {
     pub(super) core: Core,
     issuer: Arc<Issuer>,
     throttle: Arc<Throttle>,
-    pub(super) servers: Vec<HostPort>,
     pub(super) open_tokens: usize,
     /// Tokens are counted and made by one caller at a time, so that their bound holds.
     pub(super) making: tokio::sync::Mutex<()>,
 }
 
 impl JoinTokens {
-    /// Tokens that lead to `servers`, at most `open_tokens` of them waiting at a time.
+    /// Tokens of which at most `open_tokens` wait at a time.
     #[must_use]
-    pub fn new(
-        core: Core,
-        issuer: Arc<Issuer>,
-        throttle: Arc<Throttle>,
-        servers: Vec<HostPort>,
-        open_tokens: u32,
-    ) -> Self {
+    pub fn new(core: Core, issuer: Arc<Issuer>, throttle: Arc<Throttle>, open_tokens: u32) -> Self {
         let open_tokens = usize::try_from(open_tokens).unwrap_or(usize::MAX);
-        Self { core, issuer, throttle, servers, open_tokens, making: tokio::sync::Mutex::default() }
+        Self { core, issuer, throttle, open_tokens, making: tokio::sync::Mutex::default() }
     }
 
     /// Lets the holder of a token in: one certificate, once.

@@ -101,7 +101,7 @@ impl JoinTokens {
             record.id.clone(),
             record.subject(),
             self.core.cluster.to_string(),
-            self.servers.clone(),
+            self.core.reached_at(),
             self.core.trust_domain.clone(),
             self.core.bundle.borrow().fingerprints(),
             unix_seconds(record.expires),

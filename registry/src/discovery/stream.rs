@@ -15,6 +15,7 @@ use weft_api::pb::discovery::{
 use weft_identity::bundle::TrustBundle;
 use weft_policy::{
     code,
+    model::HostPort,
     name::{NodeName, ServiceName},
     snapshot::Revision,
 };
@@ -31,6 +32,7 @@ use crate::{
     nodes::{self, shown},
     presence::Connected,
     refusal::{Refusal, catalogued},
+    replicas::watch::Servers,
     roles::Caller,
     world::World,
 };
@@ -51,6 +53,8 @@ pub(super) struct AgentStream {
     pub(super) worlds: watch::Receiver<Arc<World>>,
     pub(super) bundles: watch::Receiver<Arc<TrustBundle>>,
     pub(super) connected: Connected,
+    pub(super) servers: watch::Receiver<Servers>,
+    pub(super) asked: watch::Receiver<Option<Duration>>,
     pub(super) session: Session,
     pub(super) kept: Arc<Kept>,
     pub(super) ready: VecDeque<Message>,
@@ -62,11 +66,23 @@ impl AgentStream {
     /// What the agent is told before anything else.
     pub(super) fn greet(&mut self) -> Result<(), Refusal> {
         let bundle = bundle_message(&self.bundles.borrow_and_update());
-        let cap = reconnect_cap(self.core.presence.connected());
-        let reconnect_cap_ms = u64::try_from(cap.as_millis()).unwrap_or(u64::MAX);
         self.ready.push_back(Message::Bundle(bundle));
-        self.ready.push_back(Message::Settings(Settings { reconnect_cap_ms }));
+        self.settings();
         self.look()
+    }
+
+    /// Tells how to come back, and where else to go.
+    fn settings(&mut self) {
+        let texts = |addresses: &[HostPort]| addresses.iter().map(ToString::to_string).collect();
+        let cap = reconnect_cap(self.core.presence.connected());
+        let servers = self.servers.borrow_and_update().clone();
+        let settings = Settings {
+            reconnect_cap_ms: millis(cap),
+            server: self.core.instance.clone(),
+            own: texts(&self.core.addresses),
+            servers: servers.iter().flat_map(|server| texts(&server.addresses)).collect(),
+        };
+        self.ready.push_back(Message::Settings(settings));
     }
 
     /// The next message. Cancel-safe: what was received is handled before the next wait.
@@ -98,10 +114,16 @@ impl AgentStream {
         };
         tokio::select! {
             () = self.core.draining.cancelled() => {
-                let within_ms = u64::try_from(GO_AWAY_WITHIN.as_millis()).unwrap_or(u64::MAX);
-                self.ready.push_back(Message::GoAway(GoAway { within_ms, reason: "the server ends".to_owned() }));
+                self.go_away(GO_AWAY_WITHIN, "the server ends");
                 self.ended = true;
             }
+            Ok(()) = self.asked.changed() => {
+                let asked = *self.asked.borrow_and_update();
+                if let Some(within) = asked {
+                    self.go_away(within, "another server has joined");
+                }
+            }
+            Ok(()) = self.servers.changed() => self.settings(),
             () = self.connected.replaced().cancelled() => {
                 let what = format!("node {} has connected anew", self.node);
                 return Err(Refusal::new(tonic::Code::Aborted, catalogued(code::OLD_BOOT, what)));
@@ -128,6 +150,11 @@ impl AgentStream {
             }
         }
         Ok(())
+    }
+
+    fn go_away(&mut self, within: Duration, reason: &str) {
+        let reason = reason.to_owned();
+        self.ready.push_back(Message::GoAway(GoAway { within_ms: millis(within), reason }));
     }
 
     fn handle(&mut self, request: DiscoveryRequest) -> Result<(), Refusal> {
@@ -202,6 +229,10 @@ fn bundle_message(bundle: &TrustBundle) -> Bundle {
         trust_domain: bundle.trust_domain().to_string(),
         roots: bundle.roots().map(|root| root.as_ref().to_vec()).collect(),
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The longest wait between reconnects that agents are to take: so long that they come back at no more than about 700 a

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{
     net::{TcpListener, UnixListener},
-    sync::oneshot,
+    sync::{oneshot, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -29,7 +29,7 @@ use crate::{
     clock::Clock,
     config::{Config, StoreConfig},
     confirmation,
-    core::Core,
+    core::{Core, VERSION},
     discovery::DiscoveryService,
     gate::{self, Gate},
     identity_service::IdentityService,
@@ -39,7 +39,9 @@ use crate::{
     management::ManagementService,
     metrics::RegistryMetrics,
     presence::Presence,
-    private, roles,
+    private,
+    replicas::{self, LiveServer},
+    roles,
     shared_uid::SharedUid,
     store::{
         Store,
@@ -106,6 +108,7 @@ pub(super) async fn build(config: &Config, clock: &Clock) -> Result<Parts, Serve
     let (own, counted) = (authority.instance(), Arc::clone(&metrics));
     let (audit, writing) = audit::open(log, Arc::clone(&store), clock.clone(), &own, counted).await?;
     vital.spawn(named("the writer of the audit log", writing));
+    let servers = watch::Sender::default();
     let core = Core {
         audit: audit.clone(),
         store: Arc::clone(&store),
@@ -120,14 +123,26 @@ pub(super) async fn build(config: &Config, clock: &Clock) -> Result<Parts, Serve
         alarms: Arc::new(Alarms::new(clock.clone())),
         changes: config.limits.changes,
         list_page: config.limits.list_page,
+        addresses: listeners::advertised(config, addresses.control).into(),
+        servers: servers.subscribe(),
         shared_uid: if config.allow_shared_uid { SharedUid::Accepted } else { SharedUid::Refused },
         draining: draining.clone(),
     };
-    let services = Services::new(config, &core, &authority, &addresses);
+    let services = Services::new(config, &core, &authority);
     bootstrap::run(&core, &services.management, config.manifests.as_deref()).await?;
 
     let shared = Arc::new(core.clone());
     vital.spawn(named("the keeper of unconfirmed changes", confirmation::keep::run(shared)));
+    if let StoreConfig::Etcd(_) = config.store {
+        let own = LiveServer {
+            instance: core.instance.clone(),
+            addresses: core.addresses.to_vec(),
+            version: VERSION.to_owned(),
+        };
+        let (reader, writer) = (Arc::new(core.clone()), Arc::new(core.clone()));
+        vital.spawn(named("the watch over the servers", replicas::watch::run(reader, servers)));
+        vital.spawn(named("the presence of this server", replicas::announce::run(writer, own)));
+    }
     let gate_metrics = GateMetrics::default();
     let gate = Gate::new(gate::Settings {
         table,
@@ -193,14 +208,13 @@ struct Services {
 }
 
 impl Services {
-    fn new(config: &Config, core: &Core, authority: &Arc<InstanceAuthority>, addresses: &Addresses) -> Self {
+    fn new(config: &Config, core: &Core, authority: &Arc<InstanceAuthority>) -> Self {
         let throttle = Arc::new(Throttle::new(&config.limits, core.clock.clone()));
         let queue = config.limits.signing_queue;
         let issuer = Issuer::new(core.clone(), Arc::clone(authority), Arc::clone(&throttle), queue);
         let issuer = Arc::new(issuer);
-        let servers = listeners::advertised(config, addresses.control);
         let open = config.limits.open_tokens;
-        let tokens = Arc::new(JoinTokens::new(core.clone(), Arc::clone(&issuer), throttle, servers, open));
+        let tokens = Arc::new(JoinTokens::new(core.clone(), Arc::clone(&issuer), throttle, open));
         let shared = Arc::new(core.clone());
         let authority: Arc<InstanceAuthority> = Arc::clone(authority);
         Self {
