@@ -19,6 +19,7 @@ pub mod ca;
 pub mod csr;
 #[cfg(feature = "tls")]
 pub mod rotation;
+pub mod denied;
 pub mod spiffe;
 #[cfg(feature = "tls")]
 pub mod svid;
