@@ -128,6 +128,7 @@ pub(super) async fn build(config: &Config, clock: &Clock) -> Result<Parts, Serve
 
     let shared = Arc::new(core.clone());
     vital.spawn(named("the keeper of unconfirmed changes", confirmation::keep::run(shared)));
+    vital.spawn(named("the care of the denylist", crate::denied::keep(Arc::new(core.clone()))));
     let gate_metrics = GateMetrics::default();
     let gate = Gate::new(gate::Settings {
         table,
