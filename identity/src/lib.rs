@@ -17,9 +17,9 @@ pub mod bundle;
 pub mod ca;
 #[cfg(feature = "tls")]
 pub mod csr;
+pub mod denied;
 #[cfg(feature = "tls")]
 pub mod rotation;
-pub mod denied;
 pub mod spiffe;
 #[cfg(feature = "tls")]
 pub mod svid;

@@ -27,11 +27,12 @@ use weft_api::{
     channel::MAX_MESSAGE_BYTES,
     pb::management::{
         ApplyRequest, ApplyResponse, CheckPolicyRequest, CheckPolicyResponse, ConfirmRequest,
-        ConfirmResponse, CreateTokenRequest, CreateTokenResponse, DeleteRequest, DeleteResponse, DenyRequest, DenyResponse, GetRequest,
-        GetResponse, HistoryRequest, HistoryResponse, ListAuditRequest, ListAuditResponse, ListDeniedRequest, ListDeniedResponse, ListRequest,
-        ListResponse, ListTokensRequest, ListTokensResponse, RevokeTokenRequest, RevokeTokenResponse,
-        RollbackRequest, ShowAuthorityRequest, ShowAuthorityResponse, StatusRequest, StatusResponse, UndenyRequest, UndenyResponse,
-        VerifyAuditRequest, VerifyAuditResponse, WatchEvent, WatchRequest,
+        ConfirmResponse, CreateTokenRequest, CreateTokenResponse, DeleteRequest, DeleteResponse, DenyRequest,
+        DenyResponse, GetRequest, GetResponse, HistoryRequest, HistoryResponse, ListAuditRequest,
+        ListAuditResponse, ListDeniedRequest, ListDeniedResponse, ListRequest, ListResponse,
+        ListTokensRequest, ListTokensResponse, RevokeTokenRequest, RevokeTokenResponse, RollbackRequest,
+        ShowAuthorityRequest, ShowAuthorityResponse, StatusRequest, StatusResponse, UndenyRequest,
+        UndenyResponse, VerifyAuditRequest, VerifyAuditResponse, WatchEvent, WatchRequest,
         management_server::{Management, ManagementServer},
     },
 };

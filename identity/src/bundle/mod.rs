@@ -215,8 +215,10 @@ impl TrustBundles {
     /// vouch for both (BU-09). Nothing is changed.
     pub fn insert(&mut self, bundle: TrustBundle) -> Result<(), BundleError> {
         let domain = bundle.trust_domain();
-        let clash =
-            self.bundles.values().find(|other| other.trust_domain() != domain && bundle.shares_key_with(other));
+        let clash = self
+            .bundles
+            .values()
+            .find(|other| other.trust_domain() != domain && bundle.shares_key_with(other));
         if let Some(other) = clash {
             let other = other.trust_domain().clone();
             return Err(BundleError::SharedKey { domain: domain.clone(), other });

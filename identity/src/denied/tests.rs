@@ -14,8 +14,11 @@ fn subject() -> impl Strategy<Value = Subject> {
 }
 
 fn entry() -> impl Strategy<Value = Denied> {
-    (subject(), 1u64..1_000, option::of(Just("hostb".to_owned())))
-        .prop_map(|(subject, until, node)| Denied { subject, until, node })
+    (subject(), 1u64..1_000, option::of(Just("hostb".to_owned()))).prop_map(|(subject, until, node)| Denied {
+        subject,
+        until,
+        node,
+    })
 }
 
 fn at(seconds: u64) -> SystemTime {
@@ -78,11 +81,21 @@ proptest! {
 fn a_certificate_is_found_by_identity_serial_and_key() {
     let id = order();
     let shown = presented(&id, &[0x0a, 0x01], Some(&[7]));
-    for text in ["spiffe://corp.example/ns/shop/sa/order", "serial:0a01", "serial:0a01@07", &format!("sha256:{}", "09".repeat(32))] {
-        assert_eq!(list(text, None).find(shown, at(1)).map(|found| found.subject.to_string()).as_deref(), Some(text));
+    for text in [
+        "spiffe://corp.example/ns/shop/sa/order",
+        "serial:0a01",
+        "serial:0a01@07",
+        &format!("sha256:{}", "09".repeat(32)),
+    ] {
+        assert_eq!(
+            list(text, None).find(shown, at(1)).map(|found| found.subject.to_string()).as_deref(),
+            Some(text)
+        );
     }
     for text in ["spiffe://corp.example/ns/shop/sa/orders", "serial:0a", "serial:0a0101", "sha256:0a"] {
-        let other = text.parse().map(|subject| Denylist::of([Denied { subject, until: 100, node: None }], &Denylist::new()));
+        let other = text
+            .parse()
+            .map(|subject| Denylist::of([Denied { subject, until: 100, node: None }], &Denylist::new()));
         assert!(other.is_err() || other.unwrap().find(shown, at(1)).is_none(), "{text}");
     }
 }
@@ -103,7 +116,8 @@ fn a_ban_is_told_before_a_revocation_and_survives_one_of_the_same_certificate() 
         until: 100,
         node: node.map(str::to_owned),
     };
-    let both = [entry(id.to_string().as_str(), None), entry("serial:0a", Some("hostb")), entry("serial:0a", None)];
+    let both =
+        [entry(id.to_string().as_str(), None), entry("serial:0a", Some("hostb")), entry("serial:0a", None)];
     let list = Denylist::of(both, &Denylist::new());
     let found = list.find(presented(&id, &[0x0a], None), at(1)).unwrap();
     assert_eq!(found.node.as_deref(), Some("hostb"));
@@ -125,7 +139,17 @@ fn a_page_with_an_entry_of_another_page_or_out_of_order_is_refused() {
 
 #[test]
 fn what_names_nothing_is_refused() {
-    for text in ["", "serial:", "serial:0", "serial:00ff", "serial:0A", "serial:0a@", "sha256:ab", "spiffe://corp.example", "order"] {
+    for text in [
+        "",
+        "serial:",
+        "serial:0",
+        "serial:00ff",
+        "serial:0A",
+        "serial:0a@",
+        "sha256:ab",
+        "spiffe://corp.example",
+        "order",
+    ] {
         assert!(text.parse::<Subject>().is_err(), "{text:?}");
     }
 }

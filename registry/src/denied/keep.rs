@@ -33,7 +33,9 @@ async fn complete_bans(core: &Core) {
         match complete(core, node, &kept.record, core.clock.now()).await {
             Ok(None) => {}
             Ok(Some(revision)) => info!(%node, %revision, "the ban of a node was completed"),
-            Err(refusal) => warn!(%node, why = %refusal.faults()[0], "the ban of a node could not be completed"),
+            Err(refusal) => {
+                warn!(%node, why = %refusal.faults()[0], "the ban of a node could not be completed")
+            }
         }
     }
 }

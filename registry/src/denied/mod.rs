@@ -92,7 +92,11 @@ pub async fn deny(core: &Core, caller: &Caller, request: &DenyRequest) -> Result
 /// # Errors
 ///
 /// A refusal when it is not on it.
-pub async fn undeny(core: &Core, caller: &Caller, request: &UndenyRequest) -> Result<UndenyResponse, Refusal> {
+pub async fn undeny(
+    core: &Core,
+    caller: &Caller,
+    request: &UndenyRequest,
+) -> Result<UndenyResponse, Refusal> {
     let what = parse(&request.subject).map_err(|why| invalid(&request.subject, &why))?;
     check_reason(&request.reason)?;
     let catalog = core.world.catalog();
@@ -122,7 +126,10 @@ pub fn list(core: &Core, request: &ListDeniedRequest) -> ListDeniedResponse {
     let catalog = core.world.catalog();
     let mut after = catalog
         .denied()
-        .range::<String, _>((std::ops::Bound::Excluded(request.page_token.clone()), std::ops::Bound::Unbounded))
+        .range::<String, _>((
+            std::ops::Bound::Excluded(request.page_token.clone()),
+            std::ops::Bound::Unbounded,
+        ))
         .filter(|(_, kept)| !matches!(kept.record.what, What::Certificates { .. }));
     let page: Vec<_> = after.by_ref().take(size).collect();
     let more = after.next().is_some();
@@ -134,11 +141,9 @@ pub fn list(core: &Core, request: &ListDeniedRequest) -> ListDeniedResponse {
 fn told(core: &Core, record: &DeniedRecord) -> DeniedEntry {
     let catalog = core.world.catalog();
     let keys = with_certificates(&catalog, &record.what);
-    let certificates = keys.iter().filter_map(|id| {
-        match &catalog.denied().get(id)?.record.what {
-            What::Certificates { serials, .. } => u32::try_from(serials.len()).ok(),
-            What::Subject(_) | What::Node(_) => None,
-        }
+    let certificates = keys.iter().filter_map(|id| match &catalog.denied().get(id)?.record.what {
+        What::Certificates { serials, .. } => u32::try_from(serials.len()).ok(),
+        What::Subject(_) | What::Node(_) => None,
     });
     let time = |seconds| from_unix_seconds(seconds).map(rfc3339).unwrap_or_default();
     DeniedEntry {
@@ -167,7 +172,10 @@ async fn check(core: &Core, what: &What, now: SystemTime) -> Result<Option<u64>,
         What::Node(_) | What::Certificates { .. } => return Ok(None),
         What::Subject(Subject::Identity(id)) => {
             if *id.trust_domain() != core.trust_domain {
-                return Err(Refusal::denied(code::FOREIGN_IDENTITY, format!("{id} is of another trust domain")));
+                return Err(Refusal::denied(
+                    code::FOREIGN_IDENTITY,
+                    format!("{id} is of another trust domain"),
+                ));
             }
             Some(issuance::Known { id: id.to_string(), not_after: longest })
         }
@@ -184,7 +192,12 @@ async fn check(core: &Core, what: &What, now: SystemTime) -> Result<Option<u64>,
 }
 
 /// Bans a node, then its certificates. The first commit ends signing, so that the second look at the log sees all.
-async fn ban(core: &Core, node: &NodeName, record: &DeniedRecord, now: SystemTime) -> Result<Revision, Refusal> {
+async fn ban(
+    core: &Core,
+    node: &NodeName,
+    record: &DeniedRecord,
+    now: SystemTime,
+) -> Result<Revision, Refusal> {
     let known = core.world.catalog();
     if !known.nodes().contains_key(node) {
         let fault = catalogued(code::NOT_FOUND, format!("no node {node} is known"));
@@ -217,7 +230,8 @@ pub(crate) async fn complete(
         revision = Some(commit(core, Vec::new(), vec![op]).await?);
     }
     if left_out > 0 {
-        let what = format!("node {node} is banned, but the list has no room for {left_out} of its certificates");
+        let what =
+            format!("node {node} is banned, but the list has no room for {left_out} of its certificates");
         return Err(Refusal::exhausted(code::DENYLIST_FULL, what));
     }
     Ok(revision)
@@ -237,7 +251,9 @@ async fn certificates(
     let mut known = BTreeSet::new();
     let mut parts: u32 = 0;
     for key in with_certificates(&catalog, &ban.what) {
-        if let Some(What::Certificates { serials, part, .. }) = catalog.denied().get(&key).map(|kept| &kept.record.what) {
+        if let Some(What::Certificates { serials, part, .. }) =
+            catalog.denied().get(&key).map(|kept| &kept.record.what)
+        {
             known.extend(serials.iter().cloned());
             parts = parts.max(part + 1);
         }
@@ -266,7 +282,8 @@ pub async fn free(core: &Core, id: &SpiffeId, node: Option<&NodeName>) -> Result
         IdKind::Workload { .. } | IdKind::Server(_) | IdKind::User(_) | IdKind::Other => None,
     };
     let nodes = node.into_iter().chain(own.as_ref()).map(|node| What::Node(node.clone()));
-    let asked: BTreeSet<_> = nodes.chain([What::Subject(Subject::Identity(id.clone()))]).map(|w| w.text()).collect();
+    let asked: BTreeSet<_> =
+        nodes.chain([What::Subject(Subject::Identity(id.clone()))]).map(|w| w.text()).collect();
     let mut compares = Vec::new();
     for text in asked {
         let what = parse(&text).map_err(|why| invalid(&text, &why))?;
@@ -294,7 +311,11 @@ pub async fn free(core: &Core, id: &SpiffeId, node: Option<&NodeName>) -> Result
 /// # Errors
 ///
 /// The refusal, with the reason that was given.
-pub fn check_caller(core_world: &crate::world::World, caller: &Caller, now: SystemTime) -> Result<(), Refusal> {
+pub fn check_caller(
+    core_world: &crate::world::World,
+    caller: &Caller,
+    now: SystemTime,
+) -> Result<(), Refusal> {
     let Some(peer) = &caller.peer else { return Ok(()) };
     let catalog = core_world.catalog();
     if let IdKind::Node(name) = peer.id.kind()
@@ -308,7 +329,10 @@ pub fn check_caller(core_world: &crate::world::World, caller: &Caller, now: Syst
         Some(node) => What::Node(node),
         None => What::Subject(entry.subject.clone()),
     };
-    Err(catalog.denied().get(&what.id()).map_or_else(|| refused(&what, ""), |kept| refusal(&what, &kept.record)))
+    Err(catalog
+        .denied()
+        .get(&what.id())
+        .map_or_else(|| refused(&what, ""), |kept| refusal(&what, &kept.record)))
 }
 
 /// What a token for `node` does to its ban: one with `--replace` ends it.
@@ -360,7 +384,9 @@ fn check_reason(reason: &str) -> Result<(), Refusal> {
 
 fn invalid(text: &str, why: &str) -> Refusal {
     let text: String = text.chars().take(128).collect();
-    Refusal::invalid(vec![catalogued(code::BAD_SPIFFE_ID, format!("{text:?} cannot be denied: {why}")).at("subject", None)])
+    Refusal::invalid(vec![
+        catalogued(code::BAD_SPIFFE_ID, format!("{text:?} cannot be denied: {why}")).at("subject", None),
+    ])
 }
 
 fn full() -> Refusal {

@@ -5,8 +5,9 @@ use weft_api::pb::{
     self,
     management::{
         CheckPolicyRequest, ConfirmRequest, CreateTokenRequest, DeleteRequest, DenyRequest, HistoryRequest,
-        ListAuditRequest, ListDeniedRequest, ListRequest, ListTokensRequest, RevokeTokenRequest, RollbackRequest,
-        ShowAuthorityRequest, StatusRequest, UndenyRequest, VerifyAuditRequest, WatchRequest,
+        ListAuditRequest, ListDeniedRequest, ListRequest, ListTokensRequest, RevokeTokenRequest,
+        RollbackRequest, ShowAuthorityRequest, StatusRequest, UndenyRequest, VerifyAuditRequest,
+        WatchRequest,
     },
 };
 
