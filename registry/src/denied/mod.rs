@@ -45,6 +45,7 @@ use crate::{
     roles::Caller,
     store::{Compare, Entry, Op, Revision, StoreError},
     timestamp::{from_unix_seconds, rfc3339, unix_seconds},
+    world::World,
 };
 
 /// The most entries (security.md 9.3): every agent holds all of them, some 12 MiB.
@@ -312,19 +313,19 @@ pub async fn free(core: &Core, id: &SpiffeId, node: Option<&NodeName>) -> Result
 ///
 /// The refusal, with the reason that was given.
 pub fn check_caller(
-    core_world: &crate::world::World,
+    world: &World,
     caller: &Caller,
     now: SystemTime,
 ) -> Result<(), Refusal> {
     let Some(peer) = &caller.peer else { return Ok(()) };
-    let catalog = core_world.catalog();
+    let catalog = world.catalog();
     if let IdKind::Node(name) = peer.id.kind()
         && let Ok(node) = name.parse::<NodeName>()
         && let Some(record) = banned(catalog, &node)
     {
         return Err(refusal(&record.what, record));
     }
-    let Some(entry) = core_world.denied().find(peer.presented(), now) else { return Ok(()) };
+    let Some(entry) = world.denied().find(peer.presented(), now) else { return Ok(()) };
     let what = match entry.node.as_ref().and_then(|node| node.parse().ok()) {
         Some(node) => What::Node(node),
         None => What::Subject(entry.subject.clone()),
