@@ -7,6 +7,8 @@
 //! Invariant: what is decoded is what was encoded, or it is refused. A policy that is refused becomes
 //! [`Unreadable`], which closes its targets; any other object that is refused fails the whole message.
 
+mod denied;
+
 use std::fmt;
 
 use aws_lc_rs::digest;
@@ -33,6 +35,14 @@ pub enum RecordError {
     /// The key is not one of a view.
     #[error("{0} is not the key of an object")]
     Key(String),
+    /// A page of the denylist is not one.
+    #[error("page {number:02x} of the denylist cannot be read: {why}")]
+    Denylist {
+        /// Its number.
+        number: u8,
+        /// Why.
+        why: String,
+    },
     /// The content is another object than the key says.
     #[error("the record of {key} holds {found}")]
     OtherObject {
@@ -101,7 +111,8 @@ pub fn encode_view_object(object: &ViewObject, revision: u64) -> pb::Object {
         | ViewObject::Service(_)
         | ViewObject::Endpoint(_)
         | ViewObject::TcpRoute(_)
-        | ViewObject::TrafficPolicy(_) => Vec::new(),
+        | ViewObject::TrafficPolicy(_)
+        | ViewObject::Denied(_) => Vec::new(),
     };
     let sha256 = sha256(&document).to_vec();
     pb::Object { key: Some(key_to_message(&object.key())), revision, document, sha256, targets }
@@ -113,6 +124,7 @@ fn document(object: &ViewObject) -> Vec<u8> {
         ViewObject::Endpoint(endpoint) => {
             return manifest::endpoint_to_record(endpoint).to_string().into_bytes();
         }
+        ViewObject::Denied(page) => return denied::encode(page),
         ViewObject::Unreadable(lost) => {
             return serde_json::json!({ UNREADABLE: lost.why }).to_string().into_bytes();
         }
@@ -154,6 +166,7 @@ fn decode_document(key: &ViewKey, message: &pb::Object) -> Result<ViewObject, Re
         ViewKey::Endpoint(..) => {
             manifest::parse_endpoint(&message.document).map_err(RecordError::Content)?.into()
         }
+        ViewKey::Denied(number) => denied::decode(*number, &message.document)?.into(),
         ViewKey::Mesh
         | ViewKey::Namespace(_)
         | ViewKey::Service(_)
@@ -238,7 +251,8 @@ fn object_digest(object: &ViewObject) -> [u8; 32] {
         | ViewObject::Endpoint(_)
         | ViewObject::TcpRoute(_)
         | ViewObject::TrafficPolicy(_)
-        | ViewObject::AuthorizationPolicy(_) => None,
+        | ViewObject::AuthorizationPolicy(_)
+        | ViewObject::Denied(_) => None,
     };
     received.unwrap_or_else(|| sha256(&document(object)))
 }
@@ -261,6 +275,7 @@ pub fn key_to_message(key: &ViewKey) -> pb::ObjectKey {
         ViewKey::TcpRoute(_, name)
         | ViewKey::TrafficPolicy(_, name)
         | ViewKey::AuthorizationPolicy(_, name) => name.to_string(),
+        ViewKey::Denied(number) => format!("{number:02x}"),
     };
     let namespace = match key {
         ViewKey::Namespace(_) => None,
@@ -269,7 +284,8 @@ pub fn key_to_message(key: &ViewKey) -> pb::ObjectKey {
         | ViewKey::Endpoint(..)
         | ViewKey::TcpRoute(..)
         | ViewKey::TrafficPolicy(..)
-        | ViewKey::AuthorizationPolicy(..) => key.namespace(),
+        | ViewKey::AuthorizationPolicy(..)
+        | ViewKey::Denied(_) => key.namespace(),
     };
     let namespace = namespace.map(ToString::to_string).unwrap_or_default();
     pb::ObjectKey { kind: key.kind().to_owned(), namespace, name }
@@ -296,6 +312,7 @@ pub fn key_from_message(message: &pb::ObjectKey) -> Result<ViewKey, RecordError>
             "TCPRoute" => ViewKey::TcpRoute(namespace()?, name()?),
             "TrafficPolicy" => ViewKey::TrafficPolicy(namespace()?, name()?),
             "AuthorizationPolicy" => ViewKey::AuthorizationPolicy(namespace()?, name()?),
+            "Denied" if message.namespace.is_empty() => ViewKey::Denied(denied::number(&message.name)?),
             _ => return None,
         })
     };

@@ -17,6 +17,7 @@ pub mod bundle;
 pub mod ca;
 #[cfg(feature = "tls")]
 pub mod csr;
+pub mod denied;
 #[cfg(feature = "tls")]
 pub mod rotation;
 pub mod spiffe;

@@ -27,7 +27,7 @@ async fn cut_by(shared: &Shared, cuts: &[&Cut]) -> End {
         denial = by_rules, if !cuts.is_empty() => match denial {
             Some(_) => ResetCode::PolicyChanged,
             None if cuts.iter().any(|cut| cut.is_by_rule()) => ResetCode::PolicyChanged,
-            None => ResetCode::Drain,
+            None => cuts.iter().find_map(|cut| cut.code()).unwrap_or(ResetCode::Drain),
         },
         () = drain.reached(Phase::Cut) => ResetCode::Drain,
     })

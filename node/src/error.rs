@@ -89,6 +89,12 @@ pub enum FlowError {
     /// Policy refuses the caller.
     #[error("{}", .0.summary())]
     Denied(Box<Denial>),
+    /// The identity of a program of this host is revoked.
+    #[error("{identity} is revoked")]
+    Revoked {
+        /// Whose.
+        identity: SpiffeId,
+    },
     /// A route leads nowhere.
     #[error(transparent)]
     NoBackend(#[from] NoBackend),
@@ -230,6 +236,9 @@ impl FlowError {
                 Class::new(ResetCode::Unreachable, "name_not_resolved", Never, code::NAME_NOT_RESOLVED)
             }
             Self::Denied(denial) => Class::new(ResetCode::PolicyDenied, "denied", Never, denial.code),
+            Self::Revoked { .. } => {
+                Class::new(ResetCode::IdentityRevoked, "identity_revoked", Never, code::IDENTITY_REVOKED)
+            }
             Self::NoBackend(error) => Class::new(ResetCode::NoRoute, "no_backend", Never, error.code()),
             Self::NoEndpoint { reason, .. } => {
                 Class::new(ResetCode::Unreachable, no_endpoint(*reason), Never, reason.code())
@@ -293,6 +302,7 @@ impl FlowError {
             | Self::EgressUnreachable { .. }
             | Self::NameNotResolved { .. }
             | Self::Denied(_)
+            | Self::Revoked { .. }
             | Self::NoBackend(_)
             | Self::NoEndpoint { .. }
             | Self::ForeignEndpoint { .. }

@@ -16,6 +16,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 use weft_identity::spiffe::SpiffeId;
+use weft_overlay::ResetCode;
 use weft_policy::{
     authz::{CallRequest, Decision, Denial, DenyReason, Principal},
     model::EgressMode,
@@ -57,6 +58,8 @@ pub struct FlowFacts {
     pub target: Target,
     /// Where the caller's node dials from, at the destination.
     pub network: Option<IpAddr>,
+    /// Who serves it, when that is a program of this host.
+    pub served_by: Option<SpiffeId>,
     /// When it began.
     pub started: Instant,
 }
@@ -107,6 +110,7 @@ pub struct Cut {
     token: CancellationToken,
     denial: Arc<OnceLock<Box<Denial>>>,
     by_rule: Arc<AtomicBool>,
+    code: Arc<OnceLock<ResetCode>>,
 }
 
 impl Cut {
@@ -126,6 +130,12 @@ impl Cut {
     #[must_use]
     pub fn is_by_rule(&self) -> bool {
         self.by_rule.load(Ordering::Relaxed)
+    }
+
+    /// Why it must end, when no rule is the reason.
+    #[must_use]
+    pub fn code(&self) -> Option<ResetCode> {
+        self.code.get().copied()
     }
 
     fn by_rule(&self) {
@@ -214,6 +224,17 @@ impl<F: Clone> FlowTable<F> {
         entries.iter().for_each(|entry| entry.cut.token.cancel());
         entries.len()
     }
+
+    /// Cuts every flow that `which` names, and says by `code` why. Returns how many.
+    pub fn cut_with(&self, code: ResetCode, which: impl Fn(&F) -> bool) -> usize {
+        let entries: Vec<_> = self.lock().values().filter(|entry| which(&entry.facts)).cloned().collect();
+        for entry in &entries {
+            // The first reason is the one that is told.
+            let _ = entry.cut.code.set(code);
+            entry.cut.token.cancel();
+        }
+        entries.len()
+    }
 }
 
 impl FlowTable {
@@ -295,6 +316,7 @@ mod tests {
                 port: 80,
             },
             network: None,
+            served_by: None,
             started: Instant::now(),
         }
     }

@@ -159,6 +159,8 @@ pub fn clock_fault(error: &ConnectError) -> Option<CodeId> {
         | VerifyError::Authority { .. }
         | VerifyError::Untrusted { .. }
         | VerifyError::Unexpected { .. }
+        | VerifyError::Revoked { .. }
+        | VerifyError::NodeBanned { .. }
         | VerifyError::UnknownRoot => None,
     }
 }

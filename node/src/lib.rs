@@ -38,6 +38,7 @@ mod local_api;
 mod outbound;
 mod plane;
 mod report;
+mod revocation;
 mod shared;
 mod worker;
 

@@ -283,6 +283,7 @@ fn make_shared(
     let context = SnapshotContext { trust_domain: kept.trust_domain.clone() };
     if let Some(snapshot) = shared::read_snapshot(&files, context) {
         info!(revision = %snapshot.revision(), "the snapshot on disk is in force until a server sends a newer one");
+        bundles.deny(snapshot.denied());
         state.publish(snapshot);
     }
     Ok(Arc::new(Shared {
@@ -312,6 +313,7 @@ fn make_shared(
         node_slot,
         report,
         proven: watch::Sender::new(0),
+        denylists: watch::Sender::new(0),
         clock,
         files,
         config,

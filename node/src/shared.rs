@@ -45,6 +45,7 @@ use crate::{
     outbound::balancers::Balancers,
     own_sockets::OwnSockets,
     report::Report,
+    revocation::code_of_verdict,
     state::State,
 };
 
@@ -91,6 +92,8 @@ pub(crate) struct Shared {
     pub(crate) report: Report,
     /// Counts the workloads that got their first SVID: they can be registered now.
     pub(crate) proven: watch::Sender<u64>,
+    /// Counts the denylists that came into force.
+    pub(crate) denylists: watch::Sender<u64>,
     /// The workers' tunnels.
     pub(crate) planes: Mutex<Vec<Plane>>,
     pub(crate) labels: Mutex<BTreeMap<String, String>>,
@@ -134,6 +137,7 @@ impl Shared {
         self.state.publish(snapshot);
         // Loaded again: what is in force now is what must decide.
         if let Some(snapshot) = self.state.load() {
+            self.deny(snapshot.denied());
             self.balancers.reconcile(&snapshot, self.clock.now());
             let cut = self.flows.decide_again(&snapshot) + self.egress.decide_again(&snapshot);
             if cut > 0 {
@@ -182,13 +186,10 @@ impl Shared {
         self.sequence.store(bundle.sequence(), Ordering::Relaxed);
         info!(sequence = bundle.sequence(), roots = bundle.roots().len(), "trust bundle in force");
         self.bundles.publish(TrustBundles::from(bundle));
-        for plane in self.planes() {
-            let distrusted = |tunnel: &Tunnel| self.judge(tunnel).is_err();
-            plane.overlay.close_where(
-                CloseCode::AuthorityRevoked,
-                "its authority has left the bundle",
-                distrusted,
-            );
+        for tunnel in self.planes().iter().flat_map(|plane| plane.overlay.tunnels()) {
+            if let Err(code) = self.judge(&tunnel) {
+                tunnel.close(code, "the bundle in force does not vouch for it");
+            }
         }
     }
 
@@ -197,7 +198,7 @@ impl Shared {
         let chain: Vec<CertificateDer<'static>> = tunnel.peer_chain();
         weft_identity::tls::still_trusted(&chain, &self.bundles.load(), self.clock.wall())
             .map(drop)
-            .map_err(|_| CloseCode::AuthorityRevoked)
+            .map_err(|error| code_of_verdict(&error))
     }
 
     fn svid_file(holder: &Holder) -> String {
@@ -242,6 +243,9 @@ impl Shared {
             self.proven.send_modify(|count| *count += 1);
         }
         info!(%id, "SVID in use");
+        if let Holder::Workload(workload) = holder {
+            self.check_published(workload);
+        }
         if let (Some(old), Holder::Workload(_)) = (old, holder) {
             let left = old.svid().validity().remaining(self.clock.wall());
             let until = self.clock.now() + left.min(Duration::from_secs(7 * 24 * 3_600));

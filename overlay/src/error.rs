@@ -73,6 +73,13 @@ pub enum CloseReason {
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct TlsAlert(pub u8);
 
+impl TlsAlert {
+    /// The certificate, or what it names, is revoked.
+    pub const CERTIFICATE_REVOKED: Self = Self(44);
+    /// The certificate is good, and whom it was issued to is banned.
+    pub const ACCESS_DENIED: Self = Self(49);
+}
+
 /// Why a read or a write of a flow failed.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum StreamError {
@@ -261,6 +268,8 @@ impl CloseReason {
         match self {
             Self::Closed { code: PeerCode::Known(code), .. } => code.name(),
             Self::Closed { code: PeerCode::Unknown(_), .. } => "unknown_code",
+            Self::Tls { alert: TlsAlert::CERTIFICATE_REVOKED, .. } => "identity_revoked",
+            Self::Tls { alert: TlsAlert::ACCESS_DENIED, .. } => "node_banned",
             Self::Tls { by: By::Us, detail, .. } => VerifyError::reason_in(detail).unwrap_or("tls_refused"),
             Self::Tls { by: By::Peer, .. } => "tls_refused_by_peer",
             Self::TimedOut => "timed_out",

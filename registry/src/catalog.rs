@@ -19,6 +19,7 @@ use weft_policy::{
 };
 
 use crate::{
+    denied::DeniedRecord,
     layout::{self, Place},
     records::{NodeRecord, Record, RegistrationRecord, UserRecord},
     store::{Entry, Event, EventBatch, Revision},
@@ -63,6 +64,7 @@ pub struct Catalog {
     labels: Arc<BTreeMap<EndpointLabel, Revision>>,
     nodes: Arc<BTreeMap<NodeName, Kept<NodeRecord>>>,
     users: Arc<BTreeMap<String, Kept<UserRecord>>>,
+    denied: Arc<BTreeMap<String, Kept<DeniedRecord>>>,
 }
 
 impl Catalog {
@@ -85,6 +87,7 @@ impl Catalog {
             labels: Arc::default(),
             nodes: Arc::default(),
             users: Arc::default(),
+            denied: Arc::default(),
         }
     }
 
@@ -176,6 +179,12 @@ impl Catalog {
     #[must_use]
     pub fn users(&self) -> &BTreeMap<String, Kept<UserRecord>> {
         &self.users
+    }
+
+    /// Who is denied, by the ID of the record. A clone of the catalog shares it until it changes.
+    #[must_use]
+    pub const fn denied(&self) -> &Arc<BTreeMap<String, Kept<DeniedRecord>>> {
+        &self.denied
     }
 
     /// The object of that key, with its revision in its metadata.
@@ -359,6 +368,14 @@ impl Catalog {
             Place::User(name) => {
                 replace(&mut self.users, name.clone(), kept(entry)).map_err(|error| said(&error))?;
             }
+            Place::Denied(id) => {
+                // One that cannot be read any more does not set anybody free: what it said before stays in force.
+                let kept: Kept<DeniedRecord> = kept(entry).map_err(|error| said(&error))?;
+                if kept.record.what.id() != *id {
+                    return Err(format!("the record holds {}", kept.record.what.text()));
+                }
+                Arc::make_mut(&mut self.denied).insert(id.clone(), kept);
+            }
             Place::Unknown => return Err("a record that this version does not know".to_owned()),
         }
         Ok(())
@@ -388,6 +405,7 @@ impl Catalog {
             Place::Label(label) => drop(Arc::make_mut(&mut self.labels).remove(label)),
             Place::Node(name) => drop(Arc::make_mut(&mut self.nodes).remove(name)),
             Place::User(name) => drop(Arc::make_mut(&mut self.users).remove(name)),
+            Place::Denied(id) => drop(Arc::make_mut(&mut self.denied).remove(id)),
             Place::Unknown => {}
         }
     }

@@ -45,6 +45,7 @@ use crate::{
         chain::{Event, Outcome},
     },
     clock::Clock,
+    denied,
     keeper::WorldHandle,
     refusal::{Refusal, catalogued},
     roles::{Access, Caller, Role, Source, Table},
@@ -197,7 +198,10 @@ impl Inner {
         };
         self.still_proven(info, peer)?;
         let (role, scope) = self.role(peer)?;
-        Ok(Caller { identity: Some(peer.id.clone()), role, scope, source, peer: Some(peer.clone()) })
+        let caller =
+            Caller { identity: Some(peer.id.clone()), role, scope, source, peer: Some(peer.clone()) };
+        denied::check_caller(&self.world.current(), &caller, self.clock.now())?;
+        Ok(caller)
     }
 
     /// Whether the handshake's proof still holds: a connection lives longer than what it was made with (API-14).

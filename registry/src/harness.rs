@@ -125,7 +125,8 @@ pub(crate) fn scoped(role: Role, namespace: &str) -> Caller {
 pub(crate) fn agent(node: &str, not_after: SystemTime) -> Caller {
     let id = SpiffeId::node(&samples::domain(), node).unwrap();
     let serial = "0a0b".parse().unwrap();
-    let peer = PeerIdentity { id: id.clone(), not_after, serial, authority_key_ids: Vec::new() };
+    let peer =
+        PeerIdentity { id: id.clone(), not_after, serial, key: [0; 32], authority_key_ids: Vec::new() };
     let source = Source::Remote { addr: "192.0.2.1:40000".parse().unwrap() };
     Caller { identity: Some(id), role: Role::Node, scope: None, source, peer: Some(peer) }
 }

@@ -158,6 +158,58 @@ pub async fn valid_serials(
     Ok(own.map(|raw| raw.serial).collect())
 }
 
+/// What the log knows of one certificate, or of those of one key.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Known {
+    /// Whom it names.
+    pub id: String,
+    /// When it ends, in seconds since 1970.
+    pub not_after: u64,
+}
+
+/// A certificate that is still valid.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Leaf {
+    /// Its serial number, in hexadecimal.
+    pub serial: String,
+    /// When it ends, in seconds since 1970.
+    pub not_after: u64,
+}
+
+/// The certificate with that serial number, if the log has it.
+///
+/// # Errors
+///
+/// [`StoreError`] when the store cannot be read.
+pub async fn of_serial(store: &dyn Store, serial: &[u8]) -> Result<Option<Known>, StoreError> {
+    let raw = store.get(&layout::issued(serial)).await?.and_then(|entry| decode(&entry));
+    Ok(raw.map(|raw| Known { id: raw.id, not_after: raw.not_after }))
+}
+
+/// For whom the public key with that SHA-256 was certified, if it was.
+///
+/// # Errors
+///
+/// [`StoreError`] when the store cannot be read.
+pub async fn of_key(store: &dyn Store, key: &[u8; 32]) -> Result<Option<Known>, StoreError> {
+    let entry = store.get(&layout::certified_key(key)).await?;
+    let raw = entry.and_then(|entry| serde_json::from_slice::<RawKey>(&entry.value).ok());
+    Ok(raw.map(|raw| Known { id: raw.id, not_after: raw.not_after }))
+}
+
+/// Every certificate that was issued to `node`, for itself or for its workloads, and is valid at `now`.
+///
+/// # Errors
+///
+/// [`StoreError`] when the store cannot be read.
+pub async fn issued_to(store: &dyn Store, node: &SpiffeId, now: SystemTime) -> Result<Vec<Leaf>, StoreError> {
+    let (log, node, now) = (store.list_all(&layout::issuances()).await?, node.to_string(), unix_seconds(now));
+    // Its own first certificate was asked for by a token.
+    let its = |raw: &RawIssuance| (raw.asked_by == node || raw.id == node) && raw.not_after > now;
+    let leaves = log.entries.iter().filter_map(decode).filter(its);
+    Ok(leaves.map(|raw| Leaf { serial: raw.serial, not_after: raw.not_after }).collect())
+}
+
 /// Forgets what expired more than a day ago.
 ///
 /// # Errors

@@ -37,7 +37,7 @@ use crate::{
     authority::InstanceAuthority,
     config::LEAF_TTL,
     core::Core,
-    enrollment,
+    denied, enrollment,
     issuance::{self, Issuance, KeyClaim},
     nodes,
     refusal::{Refusal, catalogued},
@@ -208,11 +208,14 @@ impl Issuer {
                 return Err(self.used_key(Alarm::Replay, what, id, &asked_by));
             }
         };
+        // What is denied from here on is a conflict.
+        let free = denied::free(&self.core, id, node_of(&asked_by).as_ref()).await?;
         let now = self.core.clock.now();
         let ttl = ttl.clamp(self.authority.shortest_ttl(), LONGEST_LEAF);
         let svid = self.authority.sign(csr, id, ttl, now).map_err(|error| refused(&error))?;
         let mut beside = beside(&svid);
         beside.compares.push(claim);
+        beside.compares.extend(free);
         beside.ops.extend(Issuance::new(csr, id, &svid, now, asked_by).ops());
         match self.core.store.txn(beside.compares, beside.ops).await {
             Ok(revision) => {
@@ -307,6 +310,15 @@ impl Issuer {
     fn told(&self, wanted: &SpiffeId, own: &SpiffeId, logged: &Logged) {
         let (serial, revision) = (&logged.svid.serial, logged.revision);
         info!(target: "audit", id = %wanted, asked_by = %own, %serial, %revision, "certificate issued");
+    }
+}
+
+/// The node that asks, if one does.
+fn node_of(asked_by: &str) -> Option<NodeName> {
+    let id: SpiffeId = asked_by.parse().ok()?;
+    match id.kind() {
+        IdKind::Node(name) => name.parse().ok(),
+        IdKind::Workload { .. } | IdKind::Server(_) | IdKind::User(_) | IdKind::Other => None,
     }
 }
 

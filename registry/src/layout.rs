@@ -6,6 +6,7 @@
 //! mesh/labels/<label>                               which workload has that endpoint label
 //! mesh/nodes/<node>                                 what is known of an agent
 //! mesh/users/<name>                                 which role a person has
+//! mesh/denied/<id>                                  who is refused, and why; the id is a hash of whom
 //! guard/resources                                   the number of the newest change of resources
 //! changes/<number>  replaced/<number>/<part>        what each change was, and what it replaced
 //! audit/<server>                                    where the audit log of a server ends
@@ -33,6 +34,9 @@ const REGISTRATIONS: &str = "mesh/registrations/";
 const LABELS: &str = "mesh/labels/";
 const NODES: &str = "mesh/nodes/";
 const USERS: &str = "mesh/users/";
+const DENIED: &str = "mesh/denied/";
+/// An ID of the denylist: 128 bits in hexadecimal.
+const DENIED_CHARS: usize = 32;
 const CHANGES: &str = "changes/";
 const UNCONFIRMED: &str = "unconfirmed/";
 
@@ -52,6 +56,8 @@ pub enum Place {
     Node(NodeName),
     /// A person.
     User(String),
+    /// An entry of the denylist.
+    Denied(String),
     /// Nothing that this version knows.
     Unknown,
 }
@@ -113,6 +119,12 @@ pub fn user(name: &str) -> Option<Key> {
 #[must_use]
 pub fn users() -> Prefix {
     prefix(USERS)
+}
+
+/// The key of a record of the denylist; `id` is that of [`crate::denied::What::id`].
+#[must_use]
+pub fn denied(id: &str) -> Key {
+    key(&format!("{DENIED}{id}"))
 }
 
 /// Written by each change of resources, so that two changes that were each checked alone cannot both be committed.
@@ -248,6 +260,11 @@ pub fn place(key: &Key) -> Place {
         if let Some(rest) = text.strip_prefix(NODES) {
             return Some(Place::Node(rest.parse().ok()?));
         }
+        if let Some(id) = text.strip_prefix(DENIED) {
+            let legal = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+            let fits = id.len() == DENIED_CHARS && id.bytes().all(legal);
+            return fits.then(|| Place::Denied(id.to_owned()));
+        }
         let name = text.strip_prefix(USERS)?;
         user(name).map(|_| Place::User(name.to_owned()))
     };
@@ -297,6 +314,8 @@ mod tests {
         assert_eq!(place(&node(&"hostb".parse().unwrap())), Place::Node("hostb".parse().unwrap()));
         assert_eq!(place(&label(&"abc".parse().unwrap())), Place::Label("abc".parse().unwrap()));
         assert_eq!(place(&user("Ada.L").unwrap()), Place::User("Ada.L".to_owned()));
+        let id = "0a".repeat(16);
+        assert_eq!(place(&denied(&id)), Place::Denied(id));
     }
 
     #[test]
@@ -310,6 +329,8 @@ mod tests {
             "mesh/resources/things/shop/charge",
             "mesh/users/a/b",
             "mesh/nodes/",
+            "mesh/denied/0a",
+            "mesh/denied/0A0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a",
         ] {
             assert_eq!(place(&text.parse().unwrap()), Place::Unknown, "{text}");
         }

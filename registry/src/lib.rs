@@ -19,6 +19,7 @@ pub mod clock;
 pub mod config;
 pub mod confirmation;
 pub mod core;
+pub mod denied;
 pub mod discovery;
 pub mod enrollment;
 pub mod gate;

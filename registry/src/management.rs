@@ -27,11 +27,12 @@ use weft_api::{
     channel::MAX_MESSAGE_BYTES,
     pb::management::{
         ApplyRequest, ApplyResponse, CheckPolicyRequest, CheckPolicyResponse, ConfirmRequest,
-        ConfirmResponse, CreateTokenRequest, CreateTokenResponse, DeleteRequest, DeleteResponse, GetRequest,
-        GetResponse, HistoryRequest, HistoryResponse, ListAuditRequest, ListAuditResponse, ListRequest,
-        ListResponse, ListTokensRequest, ListTokensResponse, RevokeTokenRequest, RevokeTokenResponse,
-        RollbackRequest, ShowAuthorityRequest, ShowAuthorityResponse, StatusRequest, StatusResponse,
-        VerifyAuditRequest, VerifyAuditResponse, WatchEvent, WatchRequest,
+        ConfirmResponse, CreateTokenRequest, CreateTokenResponse, DeleteRequest, DeleteResponse, DenyRequest,
+        DenyResponse, GetRequest, GetResponse, HistoryRequest, HistoryResponse, ListAuditRequest,
+        ListAuditResponse, ListDeniedRequest, ListDeniedResponse, ListRequest, ListResponse,
+        ListTokensRequest, ListTokensResponse, RevokeTokenRequest, RevokeTokenResponse, RollbackRequest,
+        ShowAuthorityRequest, ShowAuthorityResponse, StatusRequest, StatusResponse, UndenyRequest,
+        UndenyResponse, VerifyAuditRequest, VerifyAuditResponse, WatchEvent, WatchRequest,
         management_server::{Management, ManagementServer},
     },
 };
@@ -46,6 +47,7 @@ use weft_policy::{
 use self::called::Call;
 use crate::{
     core::{Authority, Core, Tokens},
+    denied,
     refusal::{Refusal, catalogued},
     roles::{Caller, Role, Source},
     wire::Spoken,
@@ -228,6 +230,40 @@ impl Management for ManagementService {
             audit_log::list(&self.core, &request).await
         };
         self.reading(&caller, Call::read("ListAudit"), work).await
+    }
+
+    async fn deny(&self, request: Request<DenyRequest>) -> Result<Response<DenyResponse>, Status> {
+        let (caller, request) = opened(request)?;
+        let call = Call::change("Deny", true, &request.reason);
+        let call = call.about([called::subject("denied", &request.subject)]);
+        let work = async {
+            admin(&caller)?;
+            denied::deny(&self.core, &caller, &request).await
+        };
+        self.changing(&caller, call, work).await
+    }
+
+    async fn undeny(&self, request: Request<UndenyRequest>) -> Result<Response<UndenyResponse>, Status> {
+        let (caller, request) = opened(request)?;
+        let call = Call::change("Undeny", true, &request.reason);
+        let call = call.about([called::subject("denied", &request.subject)]);
+        let work = async {
+            admin(&caller)?;
+            denied::undeny(&self.core, &caller, &request).await
+        };
+        self.changing(&caller, call, work).await
+    }
+
+    async fn list_denied(
+        &self,
+        request: Request<ListDeniedRequest>,
+    ) -> Result<Response<ListDeniedResponse>, Status> {
+        let (caller, request) = opened(request)?;
+        let work = async {
+            require(&caller, Role::Viewer)?;
+            Ok(denied::list(&self.core, &request))
+        };
+        self.reading(&caller, Call::read("ListDenied"), work).await
     }
 
     async fn verify_audit(

@@ -8,7 +8,7 @@ use weft_policy::{
 
 use crate::{
     core::Core,
-    layout,
+    denied, layout,
     records::{NodeRecord, Record},
     refusal::{Refusal, catalogued},
     roles::{Caller, Role},
@@ -57,7 +57,9 @@ pub fn node_of(core: &Core, caller: &Caller) -> Result<NodeName, Refusal> {
 
 /// Refuses a node whose present SVID is banned, also on a connection that was open before (ISS-02).
 pub(crate) fn check_not_banned(core: &Core, caller: &Caller, node: &NodeName) -> Result<(), Refusal> {
-    let catalog = core.world.catalog();
+    let world = core.world.current();
+    denied::check_caller(&world, caller, core.clock.now())?;
+    let catalog = world.catalog();
     let serial = caller.peer.as_ref().map(|peer| peer.serial.to_string());
     let banned = catalog
         .nodes()

@@ -2,7 +2,7 @@
 //!
 //! | object | told when |
 //! |---|---|
-//! | Mesh | always |
+//! | Mesh, the denylist | always |
 //! | Namespace | of the services below, and of the node's own workloads |
 //! | Service, Endpoint, TrafficPolicy | the node asks for it or hosts it, or a route of such a service leads to it |
 //! | TCPRoute | it takes the connections of a service that the node asks for or hosts |
@@ -128,6 +128,7 @@ impl Builder<'_> {
         self.view.extend(catalog.mesh().cloned().map(ViewObject::Mesh));
         let settings = self.namespaces.iter().filter_map(|name| catalog.namespaces().get(name));
         self.view.extend(settings.cloned().map(ViewObject::Namespace));
+        self.view.extend(self.world.denied().pages().cloned().map(ViewObject::Denied));
         self.view
     }
 }

@@ -9,6 +9,7 @@ use std::{
     sync::Arc,
 };
 
+use weft_identity::denied::{Denylist, Subject};
 use weft_policy::{
     model::{Endpoint, EndpointState, Service, Workload},
     name::{Namespace, NodeName, ObjectName, ServiceName},
@@ -16,6 +17,7 @@ use weft_policy::{
 
 use crate::{
     catalog::{Catalog, Scoped},
+    denied::{self, What},
     enrollment::{Enrollments, Grant},
     liveness::{Standing, Standings},
 };
@@ -27,6 +29,7 @@ pub struct World {
     standings: Standings,
     endpoints: BTreeMap<ServiceName, Vec<Arc<Endpoint>>>,
     hosts: BTreeMap<NodeName, Hosted>,
+    denied: Denylist,
 }
 
 /// What runs on one node.
@@ -56,6 +59,9 @@ impl World {
             let host = hosts.entry(workload.node.clone()).or_default();
             host.workloads += 1;
             host.namespaces.insert(scoped.0.clone());
+            if is_denied(&catalog, workload) {
+                continue;
+            }
             let Some(grant) = enrollments.grant(&catalog, &workload.node, &workload.identity) else {
                 continue;
             };
@@ -70,7 +76,8 @@ impl World {
                 endpoints.entry(name).or_default().push(endpoint);
             }
         }
-        Self { catalog, standings, endpoints, hosts }
+        let denied = denylist(&catalog, before);
+        Self { catalog, standings, endpoints, hosts, denied }
     }
 
     /// What is configured.
@@ -91,11 +98,36 @@ impl World {
         self.endpoints.get(service).map_or(&[], Vec::as_slice)
     }
 
+    /// Who is refused by every agent.
+    #[must_use]
+    pub const fn denied(&self) -> &Denylist {
+        &self.denied
+    }
+
     /// What runs on a node; `None` when nothing does.
     #[must_use]
     pub fn hosted(&self, node: &NodeName) -> Option<&Hosted> {
         self.hosts.get(node)
     }
+}
+
+/// Whether nobody is to be sent to a workload, because its node is banned or its identity is revoked.
+fn is_denied(catalog: &Catalog, workload: &Workload) -> bool {
+    if catalog.denied().is_empty() {
+        return false;
+    }
+    let identity = What::Subject(Subject::Identity(workload.identity.clone()));
+    denied::banned(catalog, &workload.node).is_some() || catalog.denied().contains_key(&identity.id())
+}
+
+/// The denylist that agents are told. Made anew only when a record has changed; its pages stay the same objects.
+fn denylist(catalog: &Catalog, before: Option<&World>) -> Denylist {
+    let none = Denylist::new();
+    if let Some(before) = before.filter(|before| Arc::ptr_eq(before.catalog.denied(), catalog.denied())) {
+        return before.denied.clone();
+    }
+    let entries = catalog.denied().values().flat_map(|kept| kept.record.entries());
+    Denylist::of(entries, before.map_or(&none, |before| &before.denied))
 }
 
 /// The services that a workload says it serves, that its enrollments let it serve, and that take it.

@@ -61,6 +61,8 @@ pub(crate) const TESTS: &[Elsewhere] = &[
         "registry/src/store/embedded/tests/disk_faults.rs",
         "a_failed_commit_is_told_as_unknown_and_what_follows_at_once_as_not_made",
     ),
+    // A hundred thousand entries.
+    elsewhere("W3040", "registry/src/denied/tests.rs", "a_full_list_takes_no_more_and_says_so"),
     // Ten thousand changes.
     elsewhere(
         "W6008",

@@ -56,6 +56,9 @@ pub(crate) const CASES: &[Case] = &[
         s.mesh.on_server(&["token", "revoke", id]).expect_success();
         told_by(&s.mesh.join("spare", token), "W7007")
     }),
+    case("W3041", "something that is not on the denylist", |s| {
+        s.told(CTL, &["identity", "svid", "restore", "--serial", "0a"], "W3041")
+    }),
     case("W7009", "a token for a node that has joined", |s| {
         told_by(&s.mesh.weft(CTL, &CREATE).args(["--node", "hosta"]).run(), "W7009")
     }),

@@ -43,7 +43,7 @@ pub fn delta_to_message(delta: &Delta, digest: [u8; 32]) -> pb::Delta {
     }
 }
 
-/// The revision of the object itself; an endpoint, which is derived, has that of its delta.
+/// The revision of the object itself; an endpoint or a page of the denylist, which are derived, have that of their delta.
 fn revision(object: &ViewObject, of_delta: Revision) -> u64 {
     match object {
         ViewObject::Mesh(mesh) => mesh.metadata.revision,
@@ -52,7 +52,7 @@ fn revision(object: &ViewObject, of_delta: Revision) -> u64 {
         ViewObject::TcpRoute(route) => route.metadata.revision,
         ViewObject::TrafficPolicy(policy) => policy.metadata.revision,
         ViewObject::AuthorizationPolicy(policy) => policy.metadata.revision,
-        ViewObject::Endpoint(_) | ViewObject::Unreadable(_) => of_delta.0,
+        ViewObject::Endpoint(_) | ViewObject::Unreadable(_) | ViewObject::Denied(_) => of_delta.0,
     }
 }
 

@@ -321,6 +321,72 @@ pub struct VerifyAuditResponse {
     #[prost(string, repeated, tag = "4")]
     pub faults: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DenyRequest {
+    /// A SPIFFE ID, "serial:<hex>", "serial:<hex>@<key id of the authority>", "sha256:<hex>" of a public key (SPKI), or
+    /// "node:<name>".
+    #[prost(string, tag = "1")]
+    pub subject: ::prost::alloc::string::String,
+    /// Why, kept with the entry and told to whoever is refused.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DenyResponse {
+    #[prost(message, optional, tag = "1")]
+    pub entry: ::core::option::Option<DeniedEntry>,
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+    /// created | configured
+    #[prost(string, tag = "3")]
+    pub outcome: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UndenyRequest {
+    /// As in DenyRequest.
+    #[prost(string, tag = "1")]
+    pub subject: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UndenyResponse {
+    #[prost(uint64, tag = "1")]
+    pub revision: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListDeniedRequest {
+    /// Clamped to 1..500.
+    #[prost(uint32, tag = "1")]
+    pub page_size: u32,
+    #[prost(string, tag = "2")]
+    pub page_token: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListDeniedResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub entries: ::prost::alloc::vec::Vec<DeniedEntry>,
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeniedEntry {
+    #[prost(string, tag = "1")]
+    pub subject: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub author: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    /// RFC 3339.
+    #[prost(string, tag = "4")]
+    pub at: ::prost::alloc::string::String,
+    /// RFC 3339; empty for a ban, which stays until it is lifted.
+    #[prost(string, tag = "5")]
+    pub until: ::prost::alloc::string::String,
+    /// Of a node: how many of its certificates its peers are told of.
+    #[prost(uint32, tag = "6")]
+    pub certificates: u32,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CheckPolicyRequest {
     /// A SPIFFE ID; empty for an unauthenticated caller.
@@ -393,6 +459,9 @@ pub struct StatusResponse {
     /// Changes that are taken back unless they are confirmed.
     #[prost(message, repeated, tag = "11")]
     pub pending: ::prost::alloc::vec::Vec<PendingChange>,
+    /// How many entries the denylist has that agents are told.
+    #[prost(uint64, tag = "12")]
+    pub denied: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PendingChange {
@@ -432,6 +501,9 @@ pub struct AgentStatus {
     pub advertise: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(uint64, tag = "9")]
     pub boot: u64,
+    /// Why it is banned, and by whom; empty when it is not.
+    #[prost(string, tag = "10")]
+    pub banned: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ServiceStatus {
@@ -1030,6 +1102,76 @@ pub mod management_client {
                 .insert(GrpcMethod::new("weft.management.v1.Management", "VerifyAudit"));
             self.inner.unary(req, path, codec).await
         }
+        /// admin. Refuses an identity, a certificate, a key or a node at once and everywhere, until the entry ends or is taken
+        /// off the list.
+        pub async fn deny(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DenyRequest>,
+        ) -> std::result::Result<tonic::Response<super::DenyResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/weft.management.v1.Management/Deny",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("weft.management.v1.Management", "Deny"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// admin.
+        pub async fn undeny(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UndenyRequest>,
+        ) -> std::result::Result<tonic::Response<super::UndenyResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/weft.management.v1.Management/Undeny",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("weft.management.v1.Management", "Undeny"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// viewer.
+        pub async fn list_denied(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListDeniedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListDeniedResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/weft.management.v1.Management/ListDenied",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("weft.management.v1.Management", "ListDenied"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1150,6 +1292,25 @@ pub mod management_server {
             request: tonic::Request<super::VerifyAuditRequest>,
         ) -> std::result::Result<
             tonic::Response<super::VerifyAuditResponse>,
+            tonic::Status,
+        >;
+        /// admin. Refuses an identity, a certificate, a key or a node at once and everywhere, until the entry ends or is taken
+        /// off the list.
+        async fn deny(
+            &self,
+            request: tonic::Request<super::DenyRequest>,
+        ) -> std::result::Result<tonic::Response<super::DenyResponse>, tonic::Status>;
+        /// admin.
+        async fn undeny(
+            &self,
+            request: tonic::Request<super::UndenyRequest>,
+        ) -> std::result::Result<tonic::Response<super::UndenyResponse>, tonic::Status>;
+        /// viewer.
+        async fn list_denied(
+            &self,
+            request: tonic::Request<super::ListDeniedRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListDeniedResponse>,
             tonic::Status,
         >;
     }
@@ -1926,6 +2087,137 @@ pub mod management_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = VerifyAuditSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/weft.management.v1.Management/Deny" => {
+                    #[allow(non_camel_case_types)]
+                    struct DenySvc<T: Management>(pub Arc<T>);
+                    impl<T: Management> tonic::server::UnaryService<super::DenyRequest>
+                    for DenySvc<T> {
+                        type Response = super::DenyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DenyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Management>::deny(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DenySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/weft.management.v1.Management/Undeny" => {
+                    #[allow(non_camel_case_types)]
+                    struct UndenySvc<T: Management>(pub Arc<T>);
+                    impl<T: Management> tonic::server::UnaryService<super::UndenyRequest>
+                    for UndenySvc<T> {
+                        type Response = super::UndenyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::UndenyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Management>::undeny(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UndenySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/weft.management.v1.Management/ListDenied" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListDeniedSvc<T: Management>(pub Arc<T>);
+                    impl<
+                        T: Management,
+                    > tonic::server::UnaryService<super::ListDeniedRequest>
+                    for ListDeniedSvc<T> {
+                        type Response = super::ListDeniedResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListDeniedRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Management>::list_denied(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListDeniedSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

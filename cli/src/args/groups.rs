@@ -242,6 +242,10 @@ pub(crate) enum AgentCommand {
         #[arg(long, default_value = "30s", value_parser = parse_duration)]
         deadline: Duration,
     },
+    /// Give a node nothing more, refuse all that was issued to it, and close its connections
+    Ban(BanArgs),
+    /// Lift the ban of a node
+    Unban(BanArgs),
 }
 
 /// `weft agent join`.
@@ -443,7 +447,7 @@ pub(crate) enum IdentityCommand {
     Svid {
         /// What to do
         #[command(subcommand)]
-        command: ShowCommand,
+        command: SvidCommand,
     },
     /// The authority
     Ca {
@@ -451,6 +455,53 @@ pub(crate) enum IdentityCommand {
         #[command(subcommand)]
         command: ShowCommand,
     },
+}
+
+/// `weft identity svid …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SvidCommand {
+    /// Show those that this host's agent holds
+    Show {
+        /// With the certificates in PEM
+        #[arg(long)]
+        pem: bool,
+    },
+    /// Refuse an identity, a certificate or a key at once and everywhere, and close its connections
+    Revoke(DenyArgs),
+    /// Show what is denied: by whom, why, until when
+    Denied,
+    /// Take something off the denylist
+    Restore(DenyArgs),
+}
+
+/// `weft identity svid revoke`, `restore`.
+#[derive(Args, Debug)]
+pub(crate) struct DenyArgs {
+    /// An identity: every certificate of it, and none is issued until the entry ends after 7 days
+    #[arg(value_name = "SPIFFE_ID", conflicts_with_all = ["serial", "spki"])]
+    pub(crate) identity: Option<String>,
+    /// The serial number of one certificate, in hexadecimal
+    #[arg(long, value_name = "HEX", conflicts_with = "spki")]
+    pub(crate) serial: Option<String>,
+    /// With --serial: only a certificate of the authority with this key identifier
+    #[arg(long, value_name = "HEX", requires = "serial")]
+    pub(crate) issuer: Option<String>,
+    /// A public key, by the SHA-256 of its SubjectPublicKeyInfo
+    #[arg(long, value_name = "HEX")]
+    pub(crate) spki: Option<String>,
+    /// Why; kept with the entry, and told to whoever is refused by the server
+    #[arg(long, default_value = "")]
+    pub(crate) reason: String,
+}
+
+/// `weft agent ban`, `unban`.
+#[derive(Args, Debug)]
+pub(crate) struct BanArgs {
+    /// The node
+    pub(crate) node: String,
+    /// Why; kept with the ban, and told to the node when the server refuses it
+    #[arg(long, default_value = "")]
+    pub(crate) reason: String,
 }
 
 /// `… show`.

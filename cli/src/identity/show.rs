@@ -1,14 +1,15 @@
-//! `weft identity svid show | ca show`.
+//! `weft identity svid show | ca show`, and the way to the denylist.
 
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
 use weft_api::pb::management::{AuthorityStatus, RootStatus, ShowAuthorityRequest};
 
+use super::denied;
 use crate::{
     args::{
         Global,
-        groups::{IdentityArgs, IdentityCommand, ShowCommand},
+        groups::{IdentityArgs, IdentityCommand, ShowCommand, SvidCommand},
     },
     client,
     error::CliError,
@@ -19,7 +20,12 @@ use crate::{
 /// Dispatches `weft identity …`.
 pub(crate) fn identity(args: &IdentityArgs, global: &Global, output: &Output) -> Result<ExitCode, CliError> {
     match &args.command {
-        IdentityCommand::Svid { command: ShowCommand::Show { pem } } => svids(*pem, global, output),
+        IdentityCommand::Svid { command } => match command {
+            SvidCommand::Show { pem } => svids(*pem, global, output),
+            SvidCommand::Revoke(args) => denied::revoke(args, global, output),
+            SvidCommand::Denied => denied::list(global, output),
+            SvidCommand::Restore(args) => denied::restore(args, global, output),
+        },
         IdentityCommand::Ca { command: ShowCommand::Show { pem } } => authority(*pem, global, output),
     }
 }

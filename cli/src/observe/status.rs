@@ -148,8 +148,11 @@ fn print_server(status: &StatusResponse, output: &Output) -> Result<(), CliError
             objects.join(", ")
         ))?;
     }
+    if status.denied > 0 {
+        output.line(format!("denied   {} entries, see: weft identity svid denied", status.denied))?;
+    }
     for agent in &status.agents {
-        let state = if agent.connected { "connected" } else { "away" };
+        let state = state_of(agent);
         output.line(format!(
             "agent    {}  {state}  workloads {}  version {}",
             agent.node, agent.workloads, agent.version
@@ -199,12 +202,21 @@ pub(crate) fn print_agent(status: &AgentStatusResponse, output: &Output) -> Resu
     Ok(())
 }
 
+/// Whether an agent is there, in one word.
+pub(crate) fn state_of(agent: &AgentStatus) -> &'static str {
+    match (agent.banned.is_empty(), agent.connected) {
+        (false, _) => "banned",
+        (true, true) => "connected",
+        (true, false) => "away",
+    }
+}
+
 /// An agent in the API's own words.
 pub(crate) fn agent_json(agent: &AgentStatus) -> Value {
     json!({
         "node": agent.node, "connected": agent.connected, "revision": agent.acked_revision,
         "lastNack": agent.last_nack, "version": agent.version, "workloads": agent.workloads,
-        "lastSeen": agent.last_seen, "advertise": agent.advertise, "boot": agent.boot,
+        "lastSeen": agent.last_seen, "advertise": agent.advertise, "boot": agent.boot, "banned": agent.banned,
     })
 }
 
@@ -218,7 +230,7 @@ fn server_json(status: &StatusResponse) -> Value {
     };
     json!({
         "trustDomain": status.trust_domain, "cluster": status.cluster, "instance": status.instance,
-        "version": status.version, "revision": status.revision, "uptimeSeconds": status.uptime_seconds,
+        "version": status.version, "revision": status.revision, "denied": status.denied, "uptimeSeconds": status.uptime_seconds,
         "agents": status.agents.iter().map(agent_json).collect::<Vec<_>>(),
         "services": status.services.iter().map(service).collect::<Vec<_>>(),
         "authority": status.authority.as_ref().map(crate::identity::show::authority_json),

@@ -173,7 +173,7 @@ fn show_agents(global: &Global, output: &Output) -> Result<ExitCode, CliError> {
     let row = |agent: &weft_api::pb::management::AgentStatus| {
         vec![
             agent.node.clone(),
-            if agent.connected { "connected" } else { "away" }.to_owned(),
+            crate::observe::status::state_of(agent).to_owned(),
             agent.acked_revision.to_string(),
             status.revision.saturating_sub(agent.acked_revision).to_string(),
             agent.workloads.to_string(),

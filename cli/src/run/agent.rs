@@ -1,4 +1,4 @@
-//! `weft agent run | join | status | drain`.
+//! `weft agent run | join | status | drain`, and the way to `ban` and `unban`.
 
 use std::{
     ffi::OsStr,
@@ -28,6 +28,7 @@ use crate::{
     },
     client,
     error::{CliError, Exit},
+    identity::denied,
     observe::status::{agent_status_json, local_agent, print_agent},
     output::Output,
     paths,
@@ -43,6 +44,8 @@ pub(crate) fn agent(args: &AgentArgs, global: &Global, output: &Output) -> Resul
         AgentCommand::Join(join_args) => join(join_args, global, output),
         AgentCommand::Status => status(global, output),
         AgentCommand::Drain { deadline } => drain(*deadline, global, output),
+        AgentCommand::Ban(args) => denied::ban(args, global, output),
+        AgentCommand::Unban(args) => denied::unban(args, global, output),
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 
+use crate::denied::Denylist;
 use crate::spiffe::TrustDomain;
 use crate::svid::{SvidError, Validity, profile};
 use crate::x509::certificate::Certificate;
@@ -193,9 +194,12 @@ impl Root {
     }
 }
 
-/// The bundles of all trust domains that are trusted, one per domain. Cheap to clone.
+/// The bundles of all trust domains that are trusted, one per domain, and who is denied all the same. Cheap to clone.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct TrustBundles(BTreeMap<TrustDomain, Arc<TrustBundle>>);
+pub struct TrustBundles {
+    bundles: BTreeMap<TrustDomain, Arc<TrustBundle>>,
+    denied: Denylist,
+}
 
 impl TrustBundles {
     /// Trusts nobody.
@@ -211,35 +215,49 @@ impl TrustBundles {
     /// vouch for both (BU-09). Nothing is changed.
     pub fn insert(&mut self, bundle: TrustBundle) -> Result<(), BundleError> {
         let domain = bundle.trust_domain();
-        let clash =
-            self.0.values().find(|other| other.trust_domain() != domain && bundle.shares_key_with(other));
+        let clash = self
+            .bundles
+            .values()
+            .find(|other| other.trust_domain() != domain && bundle.shares_key_with(other));
         if let Some(other) = clash {
             let other = other.trust_domain().clone();
             return Err(BundleError::SharedKey { domain: domain.clone(), other });
         }
-        self.0.insert(domain.clone(), Arc::new(bundle));
+        self.bundles.insert(domain.clone(), Arc::new(bundle));
         Ok(())
     }
 
     /// Stops trusting `domain`; gives what was trusted.
     pub fn remove(&mut self, domain: &TrustDomain) -> Option<Arc<TrustBundle>> {
-        self.0.remove(domain)
+        self.bundles.remove(domain)
     }
 
     /// The bundle of `domain`, and of no other (X5-17).
     pub fn get(&self, domain: &TrustDomain) -> Option<&Arc<TrustBundle>> {
-        self.0.get(domain)
+        self.bundles.get(domain)
+    }
+
+    /// The same bundles, with `denied` refused whatever they vouch for.
+    #[must_use]
+    pub fn denying(self, denied: Denylist) -> Self {
+        Self { denied, ..self }
+    }
+
+    /// Who is refused whatever the bundles vouch for.
+    pub fn denied(&self) -> &Denylist {
+        &self.denied
     }
 
     /// All bundles, in the order of their trust domains' names.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<TrustBundle>> {
-        self.0.values()
+        self.bundles.values()
     }
 }
 
 impl From<TrustBundle> for TrustBundles {
     fn from(bundle: TrustBundle) -> Self {
-        Self(BTreeMap::from([(bundle.trust_domain().clone(), Arc::new(bundle))]))
+        let bundles = BTreeMap::from([(bundle.trust_domain().clone(), Arc::new(bundle))]);
+        Self { bundles, denied: Denylist::new() }
     }
 }
 

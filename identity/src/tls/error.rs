@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use rustls::{CertificateError, Error, OtherError};
 
 use super::peer::ExpectedPeer;
+use crate::denied::{Denied, Subject};
 use crate::spiffe::{SpiffeId, TrustDomain};
 use crate::svid::SvidError;
 
@@ -68,6 +69,22 @@ pub enum VerifyError {
         /// Whom the handshake was for.
         expected: ExpectedPeer,
     },
+    /// The chain holds, and its identity, certificate or key was revoked.
+    #[error("{id} is revoked, by {by}")]
+    Revoked {
+        /// The proven identity.
+        id: SpiffeId,
+        /// What was revoked.
+        by: Subject,
+    },
+    /// The chain holds, and was issued to a node that is banned.
+    #[error("the certificate of {id} was issued to node {node}, which is banned")]
+    NodeBanned {
+        /// The proven identity.
+        id: SpiffeId,
+        /// The node.
+        node: String,
+    },
     /// No certificate of the chain has a fingerprint that the joiner was given.
     #[error("no root in the presented chain has a fingerprint that the token names")]
     UnknownRoot,
@@ -85,7 +102,17 @@ impl VerifyError {
             Self::Authority { .. } => "bad_authority",
             Self::Untrusted { .. } => "untrusted",
             Self::Unexpected { .. } => "unexpected_identity",
+            Self::Revoked { .. } => "identity_revoked",
+            Self::NodeBanned { .. } => "node_banned",
             Self::UnknownRoot => "unknown_root",
+        }
+    }
+
+    /// The refusal of `id` by an entry of the denylist.
+    pub(crate) fn denied(id: SpiffeId, entry: &Denied) -> Self {
+        match &entry.node {
+            Some(node) => Self::NodeBanned { id, node: node.clone() },
+            None => Self::Revoked { id, by: entry.subject.clone() },
         }
     }
 
@@ -107,7 +134,7 @@ impl VerifyError {
 }
 
 /// Every [`VerifyError::reason`].
-pub const REASONS: [&str; 9] = [
+pub const REASONS: [&str; 11] = [
     "not_an_svid",
     "unknown_trust_domain",
     "no_root",
@@ -116,6 +143,8 @@ pub const REASONS: [&str; 9] = [
     "bad_authority",
     "untrusted",
     "unexpected_identity",
+    "identity_revoked",
+    "node_banned",
     "unknown_root",
 ];
 
@@ -145,6 +174,14 @@ impl std::error::Error for Refusal {
 
 impl From<VerifyError> for Error {
     fn from(error: VerifyError) -> Self {
-        Self::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Refusal(error)))))
+        // The alert is all that the other end hears of it. These two have one of their own (RFC 8446 §6.2):
+        // certificate_revoked and access_denied; what rustls says of them here has no room for words of ours.
+        match error {
+            VerifyError::Revoked { .. } => Self::InvalidCertificate(CertificateError::Revoked),
+            VerifyError::NodeBanned { .. } => {
+                Self::InvalidCertificate(CertificateError::ApplicationVerificationFailure)
+            }
+            error => Self::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Refusal(error))))),
+        }
     }
 }

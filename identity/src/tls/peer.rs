@@ -6,9 +6,11 @@ use std::time::SystemTime;
 
 use rustls_pki_types::CertificateDer;
 
+use crate::denied::Presented;
 use crate::spiffe::{IdKind, SpiffeId, TrustDomain};
 use crate::svid::{Serial, SvidError, profile};
 use crate::x509::certificate::Certificate;
+use crate::x509::fingerprint;
 
 /// Whom a handshake accepts, beyond the proof that the peer is whoever it says.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -61,6 +63,8 @@ pub struct PeerIdentity {
     pub not_after: SystemTime,
     /// The leaf's serial number.
     pub serial: Serial,
+    /// SHA-256 of the leaf's SubjectPublicKeyInfo.
+    pub key: [u8; 32],
     /// Identifiers of the keys that signed the leaf and each certificate above it, in that order, as far
     /// as the certificates name them. One that is revoked takes the connection with it.
     pub authority_key_ids: Vec<Vec<u8>>,
@@ -80,7 +84,8 @@ pub fn peer_id(chain: &[CertificateDer<'_>]) -> Result<PeerIdentity, SvidError> 
     let leaf = Certificate::parse(leaf)?;
     let id = profile::check_leaf(&leaf)?;
     let serial = Serial::from_integer(leaf.serial)?;
-    let mut peer = PeerIdentity { id, not_after: leaf.not_after, serial, authority_key_ids: Vec::new() };
+    let key = fingerprint(leaf.spki);
+    let mut peer = PeerIdentity { id, not_after: leaf.not_after, serial, key, authority_key_ids: Vec::new() };
     peer.note_authority(&leaf)?;
     for certificate in above {
         let certificate = Certificate::parse(certificate)?;
@@ -91,6 +96,12 @@ pub fn peer_id(chain: &[CertificateDer<'_>]) -> Result<PeerIdentity, SvidError> 
 }
 
 impl PeerIdentity {
+    /// What a denylist is asked about.
+    pub fn presented(&self) -> Presented<'_> {
+        let issuer = self.authority_key_ids.first().map(Vec::as_slice);
+        Presented { id: &self.id, serial: self.serial.as_bytes(), key: &self.key, issuer }
+    }
+
     fn note_authority(&mut self, signed: &Certificate<'_>) -> Result<(), SvidError> {
         self.authority_key_ids.extend(signed.authority_key_id()?.map(<[u8]>::to_vec));
         Ok(())

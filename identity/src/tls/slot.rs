@@ -14,6 +14,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::CertificateDer;
 
 use crate::bundle::TrustBundles;
+use crate::denied::Denylist;
 use crate::svid::Svid;
 
 /// A published SVID with what rustls needs to present it.
@@ -155,9 +156,14 @@ impl BundleSlot {
         Self(Arc::new(ArcSwap::from_pointee(bundles)))
     }
 
-    /// Verifies against `bundles` from the next handshake on.
+    /// Verifies against `bundles` from the next handshake on. Who is denied stays denied.
     pub fn publish(&self, bundles: TrustBundles) {
-        self.0.store(Arc::new(bundles));
+        self.0.rcu(|now| bundles.clone().denying(now.denied().clone()));
+    }
+
+    /// Refuses `denied`, and nobody else of those that the bundles vouch for, from the next handshake on.
+    pub fn deny(&self, denied: &Denylist) {
+        self.0.rcu(|now| TrustBundles::clone(now).denying(denied.clone()));
     }
 
     /// What is trusted now.

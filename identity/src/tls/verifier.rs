@@ -1,11 +1,13 @@
 //! Whether a presented chain proves an identity: the one place where trust is decided.
 //!
 //! Owns the order of the checks: size before syntax, the leaf's profile before its trust domain, the
-//! bundle of exactly that trust domain before any signature, the expected identity last. Path building
+//! bundle of exactly that trust domain before any signature, the denylist after the proof, the expected
+//! identity last. Path building
 //! and signatures are rustls-webpki's (RFC 5280 §6), with what it leaves open decided here: keyUsage, the
 //! moment of expiry, and the SPIFFE IDs of authorities.
 //!
-//! Invariant: an identity comes out only if its chain ends in a root of its own trust domain.
+//! Invariant: an identity comes out only if its chain ends in a root of its own trust domain and nothing
+//! of it is denied.
 
 use std::cell::RefCell;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -95,7 +97,11 @@ pub fn verify_chain(
             Some(&check_path),
         )
         .map_err(|source| fault.take().unwrap_or_else(|| untrusted(source)))?;
-    Ok(peer_id(chain)?)
+    let peer = peer_id(chain)?;
+    match bundles.denied().find(peer.presented(), now) {
+        Some(denied) => Err(VerifyError::denied(peer.id.clone(), denied)),
+        None => Ok(peer),
+    }
 }
 
 /// Judges what webpki leaves open about a path that holds: its authorities' SPIFFE IDs, the moment of their expiry,
@@ -136,8 +142,11 @@ pub fn still_trusted(
     bundles: &TrustBundles,
     now: SystemTime,
 ) -> Result<PeerIdentity, VerifyError> {
-    verify_chain(bundles, chain, PeerRole::Server, now)
-        .or_else(|_| verify_chain(bundles, chain, PeerRole::Client, now))
+    match verify_chain(bundles, chain, PeerRole::Server, now) {
+        denied @ Err(VerifyError::Revoked { .. } | VerifyError::NodeBanned { .. }) => denied,
+        Err(_) => verify_chain(bundles, chain, PeerRole::Client, now),
+        proven @ Ok(_) => proven,
+    }
 }
 
 /// An authority out of its time is told apart, since it is mended by waiting or by rotation.

@@ -56,6 +56,7 @@ pub(crate) async fn keep_fresh(shared: Arc<Shared>, holder: Holder, mut renew_no
     // answers is withdrawn in time.
     let mut asking: Option<BoxFuture<'static, Result<Svid, Refusal>>> = None;
     renew_now.mark_unchanged();
+    let mut denylists = shared.denylists.subscribe();
     loop {
         match rotation.next(shared.clock.wall()) {
             Action::Request => asking = Some(Box::pin(ask(Arc::clone(&shared), holder.clone()))),
@@ -63,6 +64,12 @@ pub(crate) async fn keep_fresh(shared: Arc<Shared>, holder: Holder, mut renew_no
             Action::Withdraw => shared.withdraw_svid(&holder),
             Action::WaitUntil(deadline) => tokio::select! {
                 () = shared.clock.sleep_until_wall(deadline) => {}
+                Ok(()) = denylists.changed() => {
+                    if shared.slot_of(&holder).load().is_none() {
+                        // Revoked, with a key that may be somebody else's: another certificate, of another key.
+                        (rotation, asking) = (Rotation::new(holder.id(&shared).clone()), None);
+                    }
+                }
                 Ok(()) = renew_now.changed() => rotation.renew_by(shared.clock.wall()),
                 answer = answered(&mut asking) => {
                     asking = None;
@@ -97,7 +104,9 @@ async fn answered(asking: &mut Option<BoxFuture<'static, Result<Svid, Refusal>>>
 /// Starts from what is on disk, when it is still good.
 fn resume(shared: &Shared, holder: &Holder) -> Rotation {
     let id = holder.id(shared).clone();
-    let Some(svid) = shared.stored_svid(holder) else { return Rotation::new(id) };
+    let Some(svid) = shared.stored_svid(holder).filter(|svid| !shared.is_denied(svid)) else {
+        return Rotation::new(id);
+    };
     let resumed = Rotation::resume(id.clone(), svid, shared.clock.wall(), shared.draw());
     resumed.unwrap_or_else(|error| {
         info!(%id, %error, "the SVID on disk cannot be used");

@@ -155,6 +155,13 @@ fn of_close(reason: &CloseReason) -> Class {
         CloseReason::Tls { by: By::Us, alert, .. } => {
             (ResetCode::Unreachable, refused_certificate(reason.label(), *alert))
         }
+        // Two alerts say what the other end has against us; its words choose no code.
+        CloseReason::Tls { by: By::Peer, alert: TlsAlert::CERTIFICATE_REVOKED, .. } => {
+            (ResetCode::IdentityRevoked, code::IDENTITY_REVOKED)
+        }
+        CloseReason::Tls { by: By::Peer, alert: TlsAlert::ACCESS_DENIED, .. } => {
+            (ResetCode::NodeBanned, code::IDENTITY_BANNED)
+        }
         CloseReason::Tls { by: By::Peer, .. } => (ResetCode::Unreachable, code::HANDSHAKE_FAILED),
         CloseReason::TimedOut | CloseReason::Restarted => (ResetCode::Unreachable, code::TUNNEL_LOST),
         CloseReason::Transport { .. } => (ResetCode::Unreachable, code::PROTOCOL_ERROR),
@@ -194,6 +201,8 @@ fn refused_certificate(label: &str, alert: TlsAlert) -> CodeId {
         "expired" => code::PEER_EXPIRED,
         "no_root" | "bad_authority" | "untrusted" | "unknown_root" => code::UNTRUSTED_CHAIN,
         "unexpected_identity" => code::WRONG_PEER,
+        "identity_revoked" => code::IDENTITY_REVOKED,
+        "node_banned" => code::IDENTITY_BANNED,
         _ if alert == CERTIFICATE_REQUIRED => code::NO_CERTIFICATE,
         _ => code::HANDSHAKE_FAILED,
     }

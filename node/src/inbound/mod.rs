@@ -120,6 +120,7 @@ impl Inbound {
             source: record.source.clone(),
             target: destination.target.clone(),
             network: Some(canonical(tunnel.remote_address()).ip()),
+            served_by: Some(destination.workload.identity.clone()),
             started: record.started,
         };
         let place = match self.shared.flows.enter(facts) {

@@ -148,6 +148,10 @@ fn certificate_problem(shared: &Shared, holder: &Holder, now: SystemTime) -> Opt
     };
     let Some(held) = shared.slot_of(holder).load() else {
         return match shared.stored_svid(holder) {
+            Some(svid) if shared.is_denied(&svid) => problem(
+                code::IDENTITY_REVOKED,
+                format!("the certificate of {id} is revoked: calls from and to it are refused"),
+            ),
             Some(_) => problem(
                 code::OWN_SVID_EXPIRED,
                 format!("the certificate of {id} has expired: calls from and to it are refused"),

@@ -53,6 +53,9 @@ pub(super) async fn carry(
         Ok(place) => place,
         Err(full) => return Err(refuse(app, FlowError::from(full)).await),
     };
+    if let Err(error) = shared.check_identity(&workload.identity) {
+        return Err(refuse(app, error).await);
+    }
     // Loaded after the flow entered the table: a newer snapshot will find it there.
     let mode = shared.state.load().map_or(EgressMode::Deny, |snapshot| snapshot.egress(&workload.namespace));
     match mode {

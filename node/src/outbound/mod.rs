@@ -141,6 +141,7 @@ impl Outbound {
             source: workload.identity.clone(),
             target: target.clone(),
             network: None,
+            served_by: None,
             started: record.started,
         };
         let place = match self.shared.flows.enter(facts) {
@@ -149,6 +150,9 @@ impl Outbound {
         };
         record.id = place.id();
         record.begins(&self.shared);
+        if let Err(error) = self.shared.check_identity(&workload.identity) {
+            return Err(refuse(app, error).await);
+        }
         let permit = match snapshot.permit_outbound(&workload.identity, &target) {
             Ok(permit) => permit,
             Err(denial) => return Err(refuse(app, FlowError::Denied(denial)).await),

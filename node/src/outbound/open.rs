@@ -246,9 +246,11 @@ impl Opener {
             source: source.identity.clone(),
             target: target.clone(),
             network: None,
+            served_by: Some(workload.identity.clone()),
             started: record.started,
         };
         let place = self.shared.flows.enter(facts)?;
+        self.shared.check_identity(&workload.identity)?;
         record.path = "local";
         // Loaded again: the flow is in the table now, and what decides must be what is in force.
         let current = self.shared.state.load();

@@ -207,7 +207,8 @@ impl Teller<'_> {
             | crate::snapshot::ViewKey::Service(_)
             | crate::snapshot::ViewKey::Endpoint(..)
             | crate::snapshot::ViewKey::TcpRoute(..)
-            | crate::snapshot::ViewKey::TrafficPolicy(..) => "<policy>",
+            | crate::snapshot::ViewKey::TrafficPolicy(..)
+            | crate::snapshot::ViewKey::Denied(_) => "<policy>",
         };
         let show = self.on_namespace(&format!("weft get authorizationpolicy/{name} -o yaml"));
         (why, vec![line("see it:", &show), line("write it again:", "weft apply -f <file>")])

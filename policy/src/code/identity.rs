@@ -57,8 +57,10 @@ rows! {
         cause: "it is larger than 1 MiB, holds more than 64 keys, goes back in sequence, or is not a bundle"
         fix: ["see the one in use:   weft identity ca show"];
     IDENTITY_BANNED = "W3017" Error "the node or identity is banned"
-        cause: "it was replaced by another node of its name or evicted by an admin"
-        fix: ["join again with a new token:   weft token create --for agent --node <node> --replace"];
+        cause: "an admin banned the node, or another node of its name replaced it, or the person's role is gone"
+        fix: ["see what is denied, and why:   weft identity svid denied",
+              "lift the ban:                  weft agent unban <node>",
+              "or join again with a new token:   weft token create --for agent --node <node> --replace"];
     AUTHORITY_REVOKED = "W3018" Error "the root that signed the certificate is no longer trusted"
         cause: "the bundle changed while the connection was open"
         fix: ["see the roots:   weft identity ca show",
@@ -81,11 +83,20 @@ rows! {
     LIFETIME_REFUSED = "W3025" Error "the lifetime asked for is out of bounds"
         cause: "leaves live from 5 min to 7 days, and never beyond their issuer"
         fix: ["see the issuer:   weft identity ca show"];
-    IDENTITY_REVOKED = "W3026" Error "the other side's identity was withdrawn while the connection was open"
-        cause: "its enrollment or its node was removed"
-        fix: ["see the enrollments:   weft get workloadenrollments -A"];
+    IDENTITY_REVOKED = "W3026" Error "the identity, certificate or key is revoked"
+        cause: "an admin put it on the denylist, which every agent and server asks at each handshake and of live connections"
+        fix: ["see what is denied, and why:   weft identity svid denied",
+              "take it off the list:          weft identity svid restore <what>"];
     OLDER_COPY = "W3027" Error "the agent presented a certificate that the node has replaced"
         cause: "a copy of its state directory runs elsewhere, or an old backup was restored"
         fix: ["see where it runs:   weft get agents",
               "if the wrong one is connected, replace both:   weft token create --for agent --node <node> --replace"];
+    DENYLIST_FULL = "W3040" Error "the denylist has as many entries as it may"
+        cause: "100,000 entries are the most; each ends by itself with the certificates that it is about"
+        fix: ["see them:         weft identity svid denied",
+              "take one off:     weft identity svid restore <what>",
+              "instead of many certificates revoke their identity:   weft identity svid revoke <spiffe-id>"];
+    NOT_DENIED = "W3041" Error "that cannot be put on the denylist, or taken off it"
+        cause: "it is not on it, or it is the server's own identity, whose denial would keep agents from hearing of its end"
+        fix: ["see what is denied:   weft identity svid denied"];
 }

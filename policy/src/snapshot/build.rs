@@ -10,6 +10,8 @@ use std::{
     sync::Arc,
 };
 
+use weft_identity::denied::{DenyPage, Denylist};
+
 use super::{
     Compiled, DefaultOrigin, Destination, Fault, MAX_POLICIES, Notice, Revision, Snapshot, SnapshotContext,
     SnapshotError, Unreadable, View, ViewKey, ViewObject,
@@ -64,8 +66,9 @@ impl Snapshot {
         let (Some(mesh), true) = (mesh, parts.faults.is_empty()) else {
             return Err(SnapshotError { faults: parts.faults });
         };
-        let Parts { namespaces, notices, .. } = parts;
-        Ok(Self { revision, view, context, mesh, namespaces, destinations, compiled, notices })
+        let Parts { namespaces, notices, denied, .. } = parts;
+        let denied = Denylist::of_pages(denied);
+        Ok(Self { revision, view, context, mesh, namespaces, destinations, compiled, denied, notices })
     }
 }
 
@@ -91,6 +94,7 @@ struct Parts {
     traffic: Vec<Arc<TrafficPolicy>>,
     of_service: HashMap<ServiceName, Policies>,
     of_namespace: HashMap<Namespace, Policies>,
+    denied: Vec<Arc<DenyPage>>,
     faults: Vec<Fault>,
     notices: Vec<Notice>,
 }
@@ -114,6 +118,7 @@ impl Parts {
                 ViewObject::TrafficPolicy(policy) => parts.traffic.push(Arc::clone(policy)),
                 ViewObject::AuthorizationPolicy(policy) => parts.policy(key, policy),
                 ViewObject::Unreadable(object) => parts.unreadable(object),
+                ViewObject::Denied(page) => parts.denied.push(Arc::clone(page)),
             }
         }
         parts
@@ -399,6 +404,7 @@ fn workload_of(key: &ViewKey) -> Option<&str> {
         | ViewKey::Service(_)
         | ViewKey::TcpRoute(..)
         | ViewKey::TrafficPolicy(..)
-        | ViewKey::AuthorizationPolicy(..) => None,
+        | ViewKey::AuthorizationPolicy(..)
+        | ViewKey::Denied(_) => None,
     }
 }

@@ -18,7 +18,7 @@ use std::{
 };
 
 use rand::Rng;
-use weft_identity::spiffe::TrustDomain;
+use weft_identity::{denied::Denylist, spiffe::TrustDomain};
 
 pub use self::{
     delta::{Delta, DeltaError},
@@ -55,6 +55,7 @@ pub struct Snapshot {
     namespaces: HashMap<Namespace, Arc<NamespaceSettings>>,
     destinations: HashMap<ServiceName, Arc<Destination>>,
     compiled: Compiled,
+    denied: Denylist,
     notices: Vec<Notice>,
 }
 
@@ -142,6 +143,12 @@ impl Snapshot {
     /// Every service that is known here, in no order.
     pub fn destinations(&self) -> impl Iterator<Item = (&ServiceName, &Arc<Destination>)> {
         self.destinations.iter()
+    }
+
+    /// Who is refused whatever certificate is shown.
+    #[must_use]
+    pub const fn denied(&self) -> &Denylist {
+        &self.denied
     }
 
     /// What was left out while building, and why. Worth a warning each.

@@ -9,6 +9,8 @@ use std::{
     sync::Arc,
 };
 
+use weft_identity::denied::DenyPage;
+
 use crate::{
     model::{
         AuthorizationPolicy, Endpoint, Mesh, Metadata, NamespaceSettings, Service, TargetRef, TcpRoute,
@@ -44,6 +46,8 @@ pub enum ViewKey {
     TrafficPolicy(Namespace, ObjectName),
     /// Who may call.
     AuthorizationPolicy(Namespace, ObjectName),
+    /// A page of the denylist, by its number.
+    Denied(u8),
 }
 
 impl ViewKey {
@@ -58,14 +62,15 @@ impl ViewKey {
             Self::TcpRoute(..) => "TCPRoute",
             Self::TrafficPolicy(..) => "TrafficPolicy",
             Self::AuthorizationPolicy(..) => "AuthorizationPolicy",
+            Self::Denied(_) => "Denied",
         }
     }
 
-    /// The namespace that the object belongs to, or is; `None` for the mesh.
+    /// The namespace that the object belongs to, or is; `None` for the mesh and the denylist.
     #[must_use]
     pub const fn namespace(&self) -> Option<&Namespace> {
         match self {
-            Self::Mesh => None,
+            Self::Mesh | Self::Denied(_) => None,
             Self::Namespace(namespace)
             | Self::TcpRoute(namespace, _)
             | Self::TrafficPolicy(namespace, _)
@@ -81,6 +86,7 @@ impl fmt::Display for ViewKey {
         let kind = self.kind();
         match self {
             Self::Mesh => write!(f, "{kind}/mesh"),
+            Self::Denied(page) => write!(f, "{kind}/{page:02x}"),
             Self::Namespace(name) => write!(f, "{kind}/{name}"),
             Self::Service(service) => write!(f, "{kind}/{service}"),
             Self::Endpoint(service, workload) => write!(f, "{kind}/{workload} of {service}"),
@@ -121,6 +127,8 @@ pub enum ViewObject {
     AuthorizationPolicy(Arc<AuthorizationPolicy>),
     /// See [`Unreadable`].
     Unreadable(Arc<Unreadable>),
+    /// See [`DenyPage`].
+    Denied(Arc<DenyPage>),
 }
 
 impl ViewObject {
@@ -152,6 +160,7 @@ impl ViewObject {
                 ViewKey::AuthorizationPolicy(namespace, name)
             }
             Self::Unreadable(object) => object.key.clone(),
+            Self::Denied(page) => ViewKey::Denied(page.number()),
         }
     }
 
@@ -166,6 +175,7 @@ impl ViewObject {
             (Self::TrafficPolicy(a), Self::TrafficPolicy(b)) => Arc::ptr_eq(a, b),
             (Self::AuthorizationPolicy(a), Self::AuthorizationPolicy(b)) => Arc::ptr_eq(a, b),
             (Self::Unreadable(a), Self::Unreadable(b)) => Arc::ptr_eq(a, b),
+            (Self::Denied(a), Self::Denied(b)) => Arc::ptr_eq(a, b),
             (
                 Self::Mesh(_)
                 | Self::Namespace(_)
@@ -174,7 +184,8 @@ impl ViewObject {
                 | Self::TcpRoute(_)
                 | Self::TrafficPolicy(_)
                 | Self::AuthorizationPolicy(_)
-                | Self::Unreadable(_),
+                | Self::Unreadable(_)
+                | Self::Denied(_),
                 _,
             ) => false,
         }
@@ -193,6 +204,7 @@ impl PartialEq for ViewObject {
                 (Self::TrafficPolicy(a), Self::TrafficPolicy(b)) => a == b,
                 (Self::AuthorizationPolicy(a), Self::AuthorizationPolicy(b)) => a == b,
                 (Self::Unreadable(a), Self::Unreadable(b)) => a == b,
+                (Self::Denied(a), Self::Denied(b)) => a == b,
                 (
                     Self::Mesh(_)
                     | Self::Namespace(_)
@@ -201,7 +213,8 @@ impl PartialEq for ViewObject {
                     | Self::TcpRoute(_)
                     | Self::TrafficPolicy(_)
                     | Self::AuthorizationPolicy(_)
-                    | Self::Unreadable(_),
+                    | Self::Unreadable(_)
+                    | Self::Denied(_),
                     _,
                 ) => false,
             }
@@ -228,6 +241,7 @@ from_value! {
     TrafficPolicy(TrafficPolicy),
     AuthorizationPolicy(AuthorizationPolicy),
     Unreadable(Unreadable),
+    Denied(DenyPage),
 }
 
 /// A set of objects, at most one per key. Cloning copies references, not objects.

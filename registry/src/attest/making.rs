@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     core::Tokens,
-    history, issuance, layout,
+    denied, history, issuance, layout,
     records::Record,
     refusal::{Refusal, catalogued},
     roles::{Caller, Role},
@@ -119,6 +119,10 @@ impl JoinTokens {
     async fn plan(&self, caller: &Caller, wanted: &Wanted, now: SystemTime) -> Result<Plan, Refusal> {
         let mut plan = Plan::default();
         let Purpose::Agent { node, namespace } = &wanted.purpose else { return Ok(plan) };
+        if let Some(lifted) = denied::lifted_by_token(&self.core, node, wanted.replace)? {
+            // Its certificates stay denied until they end: whoever joins now gets others.
+            plan.ops.push(lifted);
+        }
         let (record, compare) = self.node(node).await?;
         if let Some(mut record) = record.filter(|record| record.serial.is_some()) {
             if !wanted.replace {

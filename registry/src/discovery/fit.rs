@@ -1,8 +1,9 @@
 //! Makes an update fit into one message.
 //!
-//! A view may be larger than a message. What decides (services, routes, policies, settings) always goes out together;
-//! endpoints that do not fit wait for the next update, which is due as soon as this one is answered. Nobody loses a
-//! call by it: a caller meanwhile dials the endpoints that it has.
+//! A view may be larger than a message. What decides (services, routes, policies, settings) always goes out together.
+//! Then comes the denylist, page by page, then endpoints; what does not fit waits for the next update, which is due as
+//! soon as this one is answered. Nobody loses a call by it: a caller meanwhile dials the endpoints that it has. Of a
+//! denylist of more than 3 MiB an agent that has just joined learns the last pages a round trip later.
 
 use prost::Message;
 use weft_api::{channel::MAX_MESSAGE_BYTES, convert::discovery::delta_to_message, pb::discovery as pb};
@@ -34,9 +35,10 @@ pub(super) fn fit(delta: Delta, view: View, held: Option<&View>) -> Result<(pb::
     }
     let upserts = delta.upserts.iter().zip(&whole.upserts);
     let weight = |message: &pb::Object| message.encoded_len() + FRAME_BYTES;
-    let (mut endpoints, mut others) = (Vec::new(), Vec::new());
+    let (mut pages, mut endpoints, mut others) = (Vec::new(), Vec::new(), Vec::new());
     for (object, message) in upserts {
         match object {
+            ViewObject::Denied(_) => pages.push((object, weight(message))),
             ViewObject::Endpoint(_) => endpoints.push((object, weight(message))),
             ViewObject::Mesh(_)
             | ViewObject::Namespace(_)
@@ -54,7 +56,7 @@ pub(super) fn fit(delta: Delta, view: View, held: Option<&View>) -> Result<(pb::
     }
     let mut reached = view;
     let mut kept: Vec<_> = others.into_iter().map(|(object, _)| object.clone()).collect();
-    for (object, weight) in endpoints {
+    for (object, weight) in pages.into_iter().chain(endpoints) {
         if bytes + weight <= MAX_UPDATE_BYTES {
             bytes += weight;
             kept.push(object.clone());
@@ -67,7 +69,7 @@ pub(super) fn fit(delta: Delta, view: View, held: Option<&View>) -> Result<(pb::
     Ok((delta_to_message(&part, [0; 32]), reached))
 }
 
-/// Leaves an endpoint as the agent has it.
+/// Leaves an endpoint or a page as the agent has it.
 fn hold_back(reached: &mut View, key: &ViewKey, held: Option<&View>) {
     reached.remove(key);
     if let Some(old) = held.and_then(|held| held.get(key)) {

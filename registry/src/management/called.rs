@@ -85,6 +85,8 @@ impl Answer for ConfirmResponse {
 }
 
 impl Answer for weft_api::pb::management::CreateTokenResponse {}
+impl Answer for weft_api::pb::management::DenyResponse {}
+impl Answer for weft_api::pb::management::UndenyResponse {}
 impl Answer for weft_api::pb::management::RevokeTokenResponse {}
 
 impl ManagementService {

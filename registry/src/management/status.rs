@@ -16,6 +16,7 @@ use weft_policy::{
 use super::unconfirmed;
 use crate::{
     core::{Authority, Core, VERSION},
+    denied::{self, DeniedRecord},
     presence::{Link, Report},
     refusal::Refusal,
     roles::{Caller, Role},
@@ -56,6 +57,7 @@ pub(super) async fn status(core: &Core, caller: &Caller, authority: &dyn Authori
         uptime_seconds: core.clock.uptime().as_secs(),
         problems,
         pending,
+        denied: u64::try_from(world.denied().len()).unwrap_or(u64::MAX),
     }
 }
 
@@ -96,6 +98,7 @@ fn agent(world: &World, node: &NodeName, report: Option<&Report>) -> AgentStatus
         last_seen: report.map(|report| rfc3339(report.last_seen)).unwrap_or_default(),
         advertise: record.into_iter().flat_map(|record| &record.advertise).map(ToString::to_string).collect(),
         boot: record.map_or(0, |record| record.boot),
+        banned: denied::banned(world.catalog(), node).map(DeniedRecord::because).unwrap_or_default(),
     }
 }
 
@@ -148,6 +151,12 @@ fn of_agents(world: &World, reports: &BTreeMap<NodeName, Report>, now: Duration)
         }
     }
     for node in world.catalog().nodes().keys() {
+        if let Some(ban) = denied::banned(world.catalog(), node) {
+            // It is away because somebody wants it to be.
+            let what = format!("agent {node} is banned: {}", ban.because());
+            problems.push(problem(code::IDENTITY_BANNED, what));
+            continue;
+        }
         if !reports.get(node).is_some_and(is_connected) {
             let what = format!("agent {node} is not connected; its calls go on with what it knows");
             problems.push(problem(code::CONTROL_LOST, what));

@@ -6,6 +6,7 @@ use std::{
 };
 
 use futures_util::stream::{BoxStream, unfold};
+use tokio::sync::watch;
 use tonic::Status;
 use weft_api::{
     convert::management as convert,
@@ -18,11 +19,13 @@ use super::{query::Scope, who};
 use crate::{
     clock::Clock,
     core::Core,
+    denied,
     layout::{self, Place},
     metrics::Counted,
     refusal::{Refusal, catalogued},
     roles::Caller,
     store::{Event, EventBatch, Revision, Watch},
+    world::World,
 };
 
 /// The most watches that one caller has open (API-07; security.md 9.3, streams per client).
@@ -85,6 +88,7 @@ pub(super) async fn watch(
     let events = core.store.watch(layout::resources(scope.kind, scope.namespace()), from).await?;
     let watcher = Watcher {
         clock: core.clock.clone(),
+        worlds: core.world.changes(),
         draining: core.draining.clone(),
         caller,
         scope,
@@ -102,6 +106,7 @@ pub(super) async fn watch(
 
 struct Watcher {
     clock: Clock,
+    worlds: watch::Receiver<Arc<World>>,
     draining: tokio_util::sync::CancellationToken,
     caller: Caller,
     scope: Scope,
@@ -139,7 +144,22 @@ impl Watcher {
                 None => std::future::pending().await,
             }
         };
+        // Whoever is denied meanwhile hears nothing more (ISS-02).
+        let (caller, worlds, clock) = (&self.caller, &mut self.worlds, &self.clock);
+        let refused = async {
+            loop {
+                let world = Arc::clone(&worlds.borrow_and_update());
+                if let Err(refusal) = denied::check_caller(&world, caller, clock.now()) {
+                    return refusal;
+                }
+                if worlds.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
         tokio::select! {
+            biased;
+            refusal = refused => Err(refusal),
             batch = self.events.next() => Ok(batch?),
             () = self.draining.cancelled() => {
                 let fault = catalogued(code::STORE_CLOSED, "the server ends");

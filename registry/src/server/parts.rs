@@ -143,6 +143,7 @@ pub(super) async fn build(config: &Config, clock: &Clock) -> Result<Parts, Serve
         vital.spawn(named("the watch over the servers", replicas::watch::run(reader, servers)));
         vital.spawn(named("the presence of this server", replicas::announce::run(writer, own)));
     }
+    vital.spawn(named("the care of the denylist", crate::denied::keep(Arc::new(core.clone()))));
     let gate_metrics = GateMetrics::default();
     let gate = Gate::new(gate::Settings {
         table,

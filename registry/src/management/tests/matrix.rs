@@ -4,9 +4,10 @@
 use weft_api::pb::{
     self,
     management::{
-        CheckPolicyRequest, ConfirmRequest, CreateTokenRequest, DeleteRequest, HistoryRequest,
-        ListAuditRequest, ListRequest, ListTokensRequest, RevokeTokenRequest, RollbackRequest,
-        ShowAuthorityRequest, StatusRequest, VerifyAuditRequest, WatchRequest,
+        CheckPolicyRequest, ConfirmRequest, CreateTokenRequest, DeleteRequest, DenyRequest, HistoryRequest,
+        ListAuditRequest, ListDeniedRequest, ListRequest, ListTokensRequest, RevokeTokenRequest,
+        RollbackRequest, ShowAuthorityRequest, StatusRequest, UndenyRequest, VerifyAuditRequest,
+        WatchRequest,
     },
 };
 
@@ -35,15 +36,18 @@ const TABLE: &[(&str, Needs)] = &[
     ("Confirm", Needs::There(Role::Editor)),
     ("CreateToken", Needs::MeshAdmin),
     ("Delete", Needs::There(Role::Editor)),
+    ("Deny", Needs::MeshAdmin),
     ("Get", Needs::There(Role::Viewer)),
     ("History", Needs::There(Role::Viewer)),
     ("List", Needs::There(Role::Viewer)),
     ("ListAudit", Needs::MeshAdmin),
+    ("ListDenied", Needs::Anywhere(Role::Viewer)),
     ("ListTokens", Needs::MeshAdmin),
     ("RevokeToken", Needs::MeshAdmin),
     ("Rollback", Needs::There(Role::Editor)),
     ("ShowAuthority", Needs::Anywhere(Role::Viewer)),
     ("Status", Needs::Anywhere(Role::Viewer)),
+    ("Undeny", Needs::MeshAdmin),
     ("VerifyAudit", Needs::MeshAdmin),
     ("Watch", Needs::There(Role::Viewer)),
 ];
@@ -87,6 +91,7 @@ async fn ask(client: &mut Client, method: &str, namespace: &str, change: u64) ->
         "Delete" => {
             client.delete(DeleteRequest { refs, dry_run: true, ..Default::default() }).await.map(drop)
         }
+        "Deny" => client.deny(DenyRequest::default()).await.map(drop),
         "Get" => client.get(GetRequest { r#ref: Some(vault_ref(namespace)) }).await.map(drop),
         "History" => client
             .history(HistoryRequest { r#ref: Some(vault_ref(namespace)), revision: None })
@@ -94,6 +99,7 @@ async fn ask(client: &mut Client, method: &str, namespace: &str, change: u64) ->
             .map(drop),
         "List" => client.list(ListRequest { kind, namespace: name, ..Default::default() }).await.map(drop),
         "ListAudit" => client.list_audit(ListAuditRequest { limit: 1 }).await.map(drop),
+        "ListDenied" => client.list_denied(ListDeniedRequest::default()).await.map(drop),
         "ListTokens" => client.list_tokens(ListTokensRequest {}).await.map(drop),
         "RevokeToken" => client.revoke_token(RevokeTokenRequest::default()).await.map(drop),
         "Rollback" => {
@@ -101,6 +107,7 @@ async fn ask(client: &mut Client, method: &str, namespace: &str, change: u64) ->
         }
         "ShowAuthority" => client.show_authority(ShowAuthorityRequest {}).await.map(drop),
         "Status" => client.status(StatusRequest {}).await.map(drop),
+        "Undeny" => client.undeny(UndenyRequest::default()).await.map(drop),
         "VerifyAudit" => client.verify_audit(VerifyAuditRequest {}).await.map(drop),
         "Watch" => client.watch(WatchRequest { kind, namespace: name, ..Default::default() }).await.map(drop),
         other => panic!("{other} is in the table and not asked"),

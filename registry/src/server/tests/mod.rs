@@ -6,6 +6,7 @@ mod changes;
 mod connections;
 mod copies;
 mod crash;
+mod denied;
 mod issue;
 mod join;
 mod keys;
