@@ -40,6 +40,8 @@ pub enum Subject {
     Node(String),
     /// A person.
     User(String),
+    /// A further server of the mesh.
+    Server,
 }
 
 /// A token as its holder reads it.
@@ -84,6 +86,9 @@ struct Wire {
     n: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     u: Option<String>,
+    /// For a further server; never `false`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    o: Option<bool>,
     c: String,
     a: Vec<String>,
     d: String,
@@ -118,14 +123,16 @@ impl JoinToken {
     /// The text to hand over, once.
     #[must_use]
     pub fn to_text(&self) -> Zeroizing<String> {
-        let (node, user) = match &self.subject {
-            Subject::Node(name) => (Some(name.clone()), None),
-            Subject::User(name) => (None, Some(name.clone())),
+        let (node, user, other) = match &self.subject {
+            Subject::Node(name) => (Some(name.clone()), None, None),
+            Subject::User(name) => (None, Some(name.clone()), None),
+            Subject::Server => (None, None, Some(true)),
         };
         let wire = Wire {
             i: self.id.clone(),
             n: node,
             u: user,
+            o: other,
             c: self.cluster.clone(),
             a: self.servers.iter().map(ToString::to_string).collect(),
             d: self.trust_domain.to_string(),
@@ -159,10 +166,11 @@ impl TryFrom<Wire> for JoinToken {
 
     fn try_from(wire: Wire) -> Result<Self, Self::Error> {
         let invalid = |_| InvalidToken::Content;
-        let subject = match (wire.n, wire.u) {
-            (Some(node), None) => Subject::Node(node),
-            (None, Some(user)) => Subject::User(user),
-            (Some(_), Some(_)) | (None, None) => return Err(InvalidToken::Content),
+        let subject = match (wire.n, wire.u, wire.o) {
+            (Some(node), None, None) => Subject::Node(node),
+            (None, Some(user), None) => Subject::User(user),
+            (None, None, Some(true)) => Subject::Server,
+            _ => return Err(InvalidToken::Content),
         };
         let fingerprint = |text: &String| {
             let bytes = URL_SAFE_NO_PAD.decode(text).map_err(invalid)?;
@@ -221,6 +229,10 @@ mod tests {
         assert_eq!(read.to_text(), text);
         assert_eq!(read.secret(), "hunter2hunter2");
         assert_eq!(read.subject, Subject::Node("hostb".into()));
+        for subject in [Subject::User("ada".into()), Subject::Server] {
+            let text = JoinToken { subject: subject.clone(), ..token() }.to_text();
+            assert_eq!(text.parse::<JoinToken>().unwrap().subject, subject);
+        }
     }
 
     #[test]

@@ -40,10 +40,11 @@ impl From<NotDer> for CsrError {
     }
 }
 
-/// A request whose sender has proven to hold the private key. Only the public key can be had from it.
+/// A request whose sender has proven to hold the private key. Nothing of it but the public key is ever signed.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SigningRequest {
     public_key: Vec<u8>,
+    der: Vec<u8>,
 }
 
 impl SigningRequest {
@@ -95,7 +96,12 @@ impl SigningRequest {
         if !signed.is_signed_by(spki) {
             return Err(CsrError::NotProven);
         }
-        Ok(Self { public_key: spki.to_vec() })
+        Ok(Self { public_key: spki.to_vec(), der: request.to_vec() })
+    }
+
+    /// The request as it was sent, DER, for another authority to read it as well.
+    pub fn der(&self) -> &[u8] {
+        &self.der
     }
 
     /// The public key as SubjectPublicKeyInfo, DER.

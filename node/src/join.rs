@@ -214,6 +214,7 @@ async fn ask(
         node: node.to_owned(),
         csr,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        ..JoinRequest::default()
     };
     let response = IdentityClient::new(channel).join(request).await.map_err(JoinError::Refused)?;
     Ok((response.into_inner(), key))

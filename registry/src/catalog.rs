@@ -21,7 +21,7 @@ use weft_policy::{
 use crate::{
     denied::DeniedRecord,
     layout::{self, Place},
-    records::{NodeRecord, Record, RegistrationRecord, UserRecord},
+    records::{NodeRecord, Record, RegistrationRecord, ServerRecord, UserRecord},
     store::{Entry, Event, EventBatch, Revision},
 };
 
@@ -64,6 +64,7 @@ pub struct Catalog {
     labels: Arc<BTreeMap<EndpointLabel, Revision>>,
     nodes: Arc<BTreeMap<NodeName, Kept<NodeRecord>>>,
     users: Arc<BTreeMap<String, Kept<UserRecord>>>,
+    servers: Arc<BTreeMap<String, Kept<ServerRecord>>>,
     denied: Arc<BTreeMap<String, Kept<DeniedRecord>>>,
 }
 
@@ -87,6 +88,7 @@ impl Catalog {
             labels: Arc::default(),
             nodes: Arc::default(),
             users: Arc::default(),
+            servers: Arc::default(),
             denied: Arc::default(),
         }
     }
@@ -185,6 +187,12 @@ impl Catalog {
     #[must_use]
     pub const fn denied(&self) -> &Arc<BTreeMap<String, Kept<DeniedRecord>>> {
         &self.denied
+    }
+
+    /// The servers that were admitted beside the first one.
+    #[must_use]
+    pub fn servers(&self) -> &BTreeMap<String, Kept<ServerRecord>> {
+        &self.servers
     }
 
     /// The object of that key, with its revision in its metadata.
@@ -365,6 +373,9 @@ impl Catalog {
             Place::Node(name) => {
                 replace(&mut self.nodes, name.clone(), kept(entry)).map_err(|error| said(&error))?;
             }
+            Place::Server(name) => {
+                replace(&mut self.servers, name.clone(), kept(entry)).map_err(|error| said(&error))?;
+            }
             Place::User(name) => {
                 replace(&mut self.users, name.clone(), kept(entry)).map_err(|error| said(&error))?;
             }
@@ -404,6 +415,7 @@ impl Catalog {
             }
             Place::Label(label) => drop(Arc::make_mut(&mut self.labels).remove(label)),
             Place::Node(name) => drop(Arc::make_mut(&mut self.nodes).remove(name)),
+            Place::Server(name) => drop(Arc::make_mut(&mut self.servers).remove(name)),
             Place::User(name) => drop(Arc::make_mut(&mut self.users).remove(name)),
             Place::Denied(id) => drop(Arc::make_mut(&mut self.denied).remove(id)),
             Place::Unknown => {}

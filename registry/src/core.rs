@@ -64,6 +64,15 @@ pub struct Core {
 const MOST_ADDRESSES: usize = 16;
 
 impl Core {
+    /// Whether this server signs with its own key. One that was admitted a short time ago has others sign, as agents may not
+    /// know its root yet.
+    #[must_use]
+    pub fn signs(&self) -> bool {
+        let catalog = self.world.catalog();
+        let admitted = catalog.servers().get(&self.instance);
+        admitted.is_none_or(|server| server.record.signs_from <= self.clock.now())
+    }
+
     /// Where a server of the mesh is reached: this one first, then the others that are there.
     #[must_use]
     pub fn reached_at(&self) -> Vec<HostPort> {

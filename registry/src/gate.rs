@@ -256,6 +256,8 @@ impl Inner {
                 let namespaces = user.record.namespaces.as_ref();
                 (user.record.role, namespaces.map(|names| names.iter().cloned().collect()))
             })),
+            // The first server was admitted by nobody, and asks nobody to sign for it.
+            IdKind::Server(instance) if catalog.servers().contains_key(instance) => Ok((Role::Server, None)),
             IdKind::Server(_) | IdKind::Workload { .. } | IdKind::Other => Ok((Role::Anonymous, None)),
         }
     }

@@ -7,6 +7,7 @@ use weft_api::{
     channel::MAX_MESSAGE_BYTES,
     pb::identity::{
         GetBundleRequest, GetBundleResponse, IssueSvidRequest, IssueSvidResponse, JoinRequest, JoinResponse,
+        SignForRequest, SignForResponse,
         identity_server::{Identity, IdentityServer},
     },
 };
@@ -76,6 +77,11 @@ impl Identity for IdentityService {
         _request: Request<GetBundleRequest>,
     ) -> Result<Response<GetBundleResponse>, Status> {
         Ok(Response::new(join_token::bundle(&self.core)))
+    }
+
+    async fn sign_for(&self, request: Request<SignForRequest>) -> Result<Response<SignForResponse>, Status> {
+        let caller = caller(&request)?;
+        Ok(Response::new(self.issuer.sign_for(&caller, &request.into_inner())?))
     }
 }
 

@@ -21,7 +21,7 @@ use serde_json::json;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::Code;
 use tracing::{error, info, warn};
-use weft_api::pb::identity::{IssueSvidRequest, IssueSvidResponse};
+use weft_api::pb::identity::{IssueSvidRequest, IssueSvidResponse, SignForRequest, SignForResponse};
 use weft_identity::{
     ca::{AuthorityError, IssueError, IssuedSvid, LONGEST_LEAF},
     csr::SigningRequest,
@@ -42,6 +42,7 @@ use crate::{
     nodes,
     refusal::{Refusal, catalogued},
     renewals::{self, Renewal},
+    replicas::signing::Elsewhere,
     roles::{Caller, Role, Source},
     store::{Compare, Op, Revision, StoreError},
     throttle::Throttle,
@@ -60,6 +61,7 @@ pub struct Issuer {
     core: Core,
     authority: Arc<InstanceAuthority>,
     throttle: Arc<Throttle>,
+    elsewhere: Elsewhere,
     room: Semaphore,
     share: usize,
     held: Mutex<HashMap<Option<SpiffeId>, usize>>,
@@ -109,7 +111,35 @@ impl Issuer {
     pub fn new(core: Core, authority: Arc<InstanceAuthority>, throttle: Arc<Throttle>, queue: u32) -> Self {
         let places = usize::try_from(queue).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         let (room, share) = (Semaphore::new(places), (places / SHARE).max(1));
-        Self { core, authority, throttle, room, share, held: Mutex::default() }
+        let elsewhere = Elsewhere::new(authority.slot(), authority.bundles());
+        Self { core, authority, throttle, elsewhere, room, share, held: Mutex::default() }
+    }
+
+    /// The authority of this server.
+    pub(crate) fn authority(&self) -> &InstanceAuthority {
+        &self.authority
+    }
+
+    /// Signs what another server, which was admitted, has decided and writes down itself.
+    ///
+    /// # Errors
+    ///
+    /// A refusal: the request is none, or this server does not sign itself.
+    pub fn sign_for(&self, caller: &Caller, request: &SignForRequest) -> Result<SignForResponse, Refusal> {
+        if !self.core.signs() {
+            let what = format!("server {} does not sign itself", self.core.instance);
+            return Err(Refusal::new(Code::Unavailable, catalogued(code::SERVER_TOO_NEW, what)));
+        }
+        let _place = self.place(caller.identity.as_ref())?;
+        let csr = parse(&request.csr)?;
+        let id: SpiffeId = request.spiffe_id.parse().map_err(|error| {
+            Refusal::invalid(vec![catalogued(code::BAD_SPIFFE_ID, format!("{error}")).at("spiffe_id", None)])
+        })?;
+        let ttl = Duration::from_secs(request.ttl_seconds).clamp(self.authority.shortest_ttl(), LONGEST_LEAF);
+        let svid = self.authority.sign(&csr, &id, ttl, self.core.clock.now());
+        let svid = svid.map_err(|error| refused(&error))?;
+        info!(target: "audit", %id, asked_by = %caller, serial = %svid.serial, "signed for another server");
+        Ok(SignForResponse { chain: chain(svid) })
     }
 
     /// Issues what `request` asks for, if the caller may have it.
@@ -212,7 +242,11 @@ impl Issuer {
         let free = denied::free(&self.core, id, node_of(&asked_by).as_ref()).await?;
         let now = self.core.clock.now();
         let ttl = ttl.clamp(self.authority.shortest_ttl(), LONGEST_LEAF);
-        let svid = self.authority.sign(csr, id, ttl, now).map_err(|error| refused(&error))?;
+        let svid = if self.core.signs() {
+            self.authority.sign(csr, id, ttl, now).map_err(|error| refused(&error))?
+        } else {
+            self.elsewhere.sign(&self.core, csr, id, ttl).await?
+        };
         let mut beside = beside(&svid);
         beside.compares.push(claim);
         beside.compares.extend(free);

@@ -7,6 +7,7 @@
 //! mesh/nodes/<node>                                 what is known of an agent
 //! mesh/users/<name>                                 which role a person has
 //! mesh/denied/<id>                                  who is refused, and why; the id is a hash of whom
+//! mesh/servers/<instance>                           who let a further server in, and from when on it signs
 //! guard/resources                                   the number of the newest change of resources
 //! changes/<number>  replaced/<number>/<part>        what each change was, and what it replaced
 //! audit/<server>                                    where the audit log of a server ends
@@ -35,6 +36,7 @@ const LABELS: &str = "mesh/labels/";
 const NODES: &str = "mesh/nodes/";
 const USERS: &str = "mesh/users/";
 const DENIED: &str = "mesh/denied/";
+const SERVERS: &str = "mesh/servers/";
 /// An ID of the denylist: 128 bits in hexadecimal.
 const DENIED_CHARS: usize = 32;
 const CHANGES: &str = "changes/";
@@ -58,6 +60,8 @@ pub enum Place {
     User(String),
     /// An entry of the denylist.
     Denied(String),
+    /// A server that was admitted beside the first one.
+    Server(String),
     /// Nothing that this version knows.
     Unknown,
 }
@@ -113,6 +117,14 @@ pub fn user(name: &str) -> Option<Key> {
     let fits = name.starts_with(|first: char| first.is_ascii_alphanumeric()) && name.len() <= 128;
     let fits = fits && name.bytes().all(legal);
     fits.then(|| key(&format!("{USERS}{name}")))
+}
+
+/// The key of a further server. `None` when its name is not one that a server draws: one segment of a SPIFFE ID's path.
+#[must_use]
+pub fn server(instance: &str) -> Option<Key> {
+    let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let fits = (1..=64).contains(&instance.len()) && instance.bytes().all(legal);
+    fits.then(|| key(&format!("{SERVERS}{instance}")))
 }
 
 /// Selects every person's record.
@@ -242,6 +254,12 @@ pub fn bundle(trust_domain: &TrustDomain) -> Key {
     key(&format!("bundle/{trust_domain}"))
 }
 
+/// Selects the bundles.
+#[must_use]
+pub fn bundles() -> Prefix {
+    prefix("bundle/")
+}
+
 /// Reads a key of the mirrored part.
 #[must_use]
 pub fn place(key: &Key) -> Place {
@@ -264,6 +282,9 @@ pub fn place(key: &Key) -> Place {
             let legal = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
             let fits = id.len() == DENIED_CHARS && id.bytes().all(legal);
             return fits.then(|| Place::Denied(id.to_owned()));
+        }
+        if let Some(instance) = text.strip_prefix(SERVERS) {
+            return server(instance).map(|_| Place::Server(instance.to_owned()));
         }
         let name = text.strip_prefix(USERS)?;
         user(name).map(|_| Place::User(name.to_owned()))
@@ -313,6 +334,7 @@ mod tests {
         assert_eq!(place(&registration(&shop, &charge)), Place::Registration(shop, charge));
         assert_eq!(place(&node(&"hostb".parse().unwrap())), Place::Node("hostb".parse().unwrap()));
         assert_eq!(place(&label(&"abc".parse().unwrap())), Place::Label("abc".parse().unwrap()));
+        assert_eq!(place(&server("s-0a1b").unwrap()), Place::Server("s-0a1b".to_owned()));
         assert_eq!(place(&user("Ada.L").unwrap()), Place::User("Ada.L".to_owned()));
         let id = "0a".repeat(16);
         assert_eq!(place(&denied(&id)), Place::Denied(id));
@@ -329,6 +351,8 @@ mod tests {
             "mesh/resources/things/shop/charge",
             "mesh/users/a/b",
             "mesh/nodes/",
+            "mesh/servers/",
+            "mesh/servers/S 1",
             "mesh/denied/0a",
             "mesh/denied/0A0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a",
         ] {

@@ -337,6 +337,7 @@ fn lacks(role: Role, key: Option<&Key>) -> Refusal {
         Role::Editor => "editor",
         Role::Viewer => "viewer",
         Role::Node => "node",
+        Role::Server => "server",
         Role::Anonymous => "none",
     };
     Refusal::not_permitted(match key {

@@ -3,6 +3,8 @@
 //! Each is JSON in which every field is present; one that lacks a field or has an unknown one is not read (CFG-03), and
 //! what cannot be read gives nothing: no role, no endpoint, no identity.
 
+use std::time::SystemTime;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use weft_policy::{
@@ -10,7 +12,10 @@ use weft_policy::{
     name::{EndpointLabel, Namespace, NodeName},
 };
 
-use crate::roles::Role;
+use crate::{
+    roles::Role,
+    timestamp::{from_unix_seconds, unix_seconds},
+};
 
 /// Why bytes of the store are not a record.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +59,21 @@ pub struct RegistrationRecord {
     pub label: EndpointLabel,
 }
 
+/// A server that was admitted beside the first one.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ServerRecord {
+    /// SHA-256 of its first root, in hexadecimal.
+    pub root: String,
+    /// The server that let it in.
+    pub admitted_by: String,
+    /// With which token.
+    pub token: String,
+    /// When.
+    pub admitted: SystemTime,
+    /// Before that it has others sign: agents that were away must have come back for its root.
+    pub signs_from: SystemTime,
+}
+
 /// A record of the store.
 pub trait Record: Sized {
     /// Its form on disk.
@@ -93,6 +113,16 @@ struct RawRegistration {
     node: String,
     boot: u64,
     label: String,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct RawServer {
+    root: String,
+    admitted_by: String,
+    token: String,
+    admitted: u64,
+    signs_from: u64,
 }
 
 /// Reads an optional value that must be written, be it as `null`: one that was lost never reads as "none" or "any".
@@ -161,7 +191,7 @@ impl Record for UserRecord {
             Role::Admin => "admin",
             Role::Editor => "editor",
             Role::Viewer => "viewer",
-            Role::Anonymous | Role::Node => "none",
+            Role::Anonymous | Role::Node | Role::Server => "none",
         };
         let namespaces = self.namespaces.as_deref().map(texts);
         write(&RawUser { role: role.to_owned(), namespaces })
@@ -193,6 +223,33 @@ impl Record for RegistrationRecord {
     }
 }
 
+impl Record for ServerRecord {
+    fn encode(&self) -> Bytes {
+        write(&RawServer {
+            root: self.root.clone(),
+            admitted_by: self.admitted_by.clone(),
+            token: self.token.clone(),
+            admitted: unix_seconds(self.admitted),
+            signs_from: unix_seconds(self.signs_from),
+        })
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, UnreadableRecord> {
+        let raw: RawServer = read(bytes)?;
+        let time = |seconds| {
+            let none = || UnreadableRecord(serde::de::Error::custom("not a time"));
+            from_unix_seconds(seconds).ok_or_else(none)
+        };
+        Ok(Self {
+            root: raw.root,
+            admitted_by: raw.admitted_by,
+            token: raw.token,
+            admitted: time(raw.admitted)?,
+            signs_from: time(raw.signs_from)?,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,11 +274,23 @@ mod tests {
         RegistrationRecord { node, boot: 7, label }
     }
 
+    fn server() -> ServerRecord {
+        let at = |seconds| from_unix_seconds(seconds).unwrap();
+        ServerRecord {
+            root: "0a".to_owned(),
+            admitted_by: "s-1".to_owned(),
+            token: "t-1".to_owned(),
+            admitted: at(1_800_000_000),
+            signs_from: at(1_800_086_400),
+        }
+    }
+
     #[test]
     fn every_record_comes_back_as_it_was_written() {
         assert_eq!(NodeRecord::decode(&node().encode()).unwrap(), node());
         assert_eq!(UserRecord::decode(&user().encode()).unwrap(), user());
         assert_eq!(RegistrationRecord::decode(&registration().encode()).unwrap(), registration());
+        assert_eq!(ServerRecord::decode(&server().encode()).unwrap(), server());
     }
 
     #[test]
@@ -241,6 +310,7 @@ mod tests {
         check(&node());
         check(&user());
         check(&registration());
+        check(&server());
     }
 
     #[test]

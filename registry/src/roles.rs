@@ -22,6 +22,8 @@ pub enum Role {
     Anonymous,
     /// What an agent does, for its own node.
     Node,
+    /// What another server of the mesh does.
+    Server,
     /// Read.
     Viewer,
     /// Change objects, tighten defaults.
@@ -43,6 +45,7 @@ impl Role {
         match self {
             Self::Anonymous => "none",
             Self::Node => "node",
+            Self::Server => "server",
             Self::Viewer => "viewer",
             Self::Editor => "editor",
             Self::Admin => "admin",
@@ -112,6 +115,8 @@ pub enum Access {
     Identified,
     /// The agent of a node that is known and not banned.
     Agent,
+    /// Another server of the mesh that was admitted.
+    Server,
     /// A person with this role or a higher one.
     Person(Role),
 }
@@ -125,6 +130,7 @@ impl Access {
             Self::Everybody => true,
             Self::Identified => caller.identity.is_some() && (person || caller.role == Role::Node),
             Self::Agent => caller.role == Role::Node,
+            Self::Server => caller.role == Role::Server,
             Self::Person(least) => person && caller.role >= least,
         }
     }
@@ -136,6 +142,7 @@ impl fmt::Display for Access {
             Self::Everybody => f.write_str("everybody"),
             Self::Identified => f.write_str("an agent or a person of the mesh"),
             Self::Agent => f.write_str("an agent"),
+            Self::Server => f.write_str("a server of the mesh"),
             Self::Person(role) => write!(f, "the role {}", role.as_str()),
         }
     }
@@ -152,6 +159,7 @@ pub const METHODS: &[(&str, Access)] = &[
     ("/weft.identity.v1.Identity/GetBundle", Access::Everybody),
     ("/weft.identity.v1.Identity/IssueSvid", Access::Identified),
     ("/weft.identity.v1.Identity/Join", Access::Everybody),
+    ("/weft.identity.v1.Identity/SignFor", Access::Server),
     ("/weft.management.v1.Management/Apply", Access::Person(Role::Editor)),
     ("/weft.management.v1.Management/CheckPolicy", Access::Person(Role::Viewer)),
     ("/weft.management.v1.Management/Confirm", Access::Person(Role::Editor)),
@@ -236,7 +244,7 @@ mod tests {
     #[test]
     fn api_02_the_matrix_of_roles() {
         let id = Some("spiffe://corp.example/user/ada");
-        let all = [Role::Anonymous, Role::Node, Role::Viewer, Role::Editor, Role::Admin];
+        let all = [Role::Anonymous, Role::Node, Role::Server, Role::Viewer, Role::Editor, Role::Admin];
         for (access, expected) in [
             (Access::Everybody, [true, true, true, true, true]),
             (Access::Identified, [false, true, true, true, true]),

@@ -8,6 +8,7 @@
 //! process with an agent. The store's lock is taken first: of two servers on one directory the second changes nothing.
 
 mod error;
+mod joining;
 mod moving;
 mod parts;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use tracing::{error, info};
 use weft_identity::spiffe::TrustDomain;
 
 pub use self::error::ServerError;
+pub use self::joining::{JoinFailure, Joined, join as join_mesh};
 pub use self::moving::{Moved, back_up, migrate, restore};
 use crate::{clock::Clock, config::Config, listeners::Addresses};
 

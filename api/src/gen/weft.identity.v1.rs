@@ -11,6 +11,11 @@ pub struct JoinRequest {
     pub csr: ::prost::alloc::vec::Vec<u8>,
     #[prost(string, tag = "4")]
     pub version: ::prost::alloc::string::String,
+    /// A further server: its name and its root, DER. No request is signed then.
+    #[prost(string, tag = "5")]
+    pub instance: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "6")]
+    pub root: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JoinResponse {
@@ -49,6 +54,21 @@ pub struct GetBundleResponse {
     pub sequence: u64,
     #[prost(bytes = "vec", repeated, tag = "3")]
     pub roots: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SignForRequest {
+    #[prost(string, tag = "1")]
+    pub spiffe_id: ::prost::alloc::string::String,
+    /// The request as its sender signed it.
+    #[prost(bytes = "vec", tag = "2")]
+    pub csr: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "3")]
+    pub ttl_seconds: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SignForResponse {
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub chain: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 /// Generated client implementations.
 pub mod identity_client {
@@ -214,6 +234,32 @@ pub mod identity_client {
                 .insert(GrpcMethod::new("weft.identity.v1.Identity", "GetBundle"));
             self.inner.unary(req, path, codec).await
         }
+        /// Signs a leaf for what another server has decided and writes down, until agents know that server's own root
+        /// (role: server).
+        pub async fn sign_for(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SignForRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SignForResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/weft.identity.v1.Identity/SignFor",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("weft.identity.v1.Identity", "SignFor"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -250,6 +296,12 @@ pub mod identity_server {
             tonic::Response<super::GetBundleResponse>,
             tonic::Status,
         >;
+        /// Signs a leaf for what another server has decided and writes down, until agents know that server's own root
+        /// (role: server).
+        async fn sign_for(
+            &self,
+            request: tonic::Request<super::SignForRequest>,
+        ) -> std::result::Result<tonic::Response<super::SignForResponse>, tonic::Status>;
     }
     /// How identities are got and kept.
     #[derive(Debug)]
@@ -446,6 +498,49 @@ pub mod identity_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetBundleSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/weft.identity.v1.Identity/SignFor" => {
+                    #[allow(non_camel_case_types)]
+                    struct SignForSvc<T: Identity>(pub Arc<T>);
+                    impl<T: Identity> tonic::server::UnaryService<super::SignForRequest>
+                    for SignForSvc<T> {
+                        type Response = super::SignForResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SignForRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Identity>::sign_for(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SignForSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

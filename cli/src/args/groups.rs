@@ -171,6 +171,15 @@ pub(crate) enum ServerCommand {
     },
     /// Move the mesh from the embedded store into etcd; the server must not run, agents may
     Migrate(MigrateArgs),
+    /// Join a mesh as a further server over its etcd, with a token of `weft token create --for server`
+    Join {
+        /// The file with the token, `-` for standard input
+        #[arg(long, value_name = "FILE")]
+        token_file: PathBuf,
+        /// Configuration file, which names the etcd of the mesh and a directory of this server's own
+        #[arg(long, env = "WEFT_SERVER_CONFIG", default_value = "/etc/weft/server.yaml")]
+        config: PathBuf,
+    },
 }
 
 /// `weft server audit …`.
@@ -329,6 +338,8 @@ pub(crate) enum Purpose {
     Agent,
     /// A person
     User,
+    /// A further server of the mesh
+    Server,
 }
 
 /// Roles of people.

@@ -79,6 +79,7 @@ fn login(token: &JoinToken) -> Result<SpiffeId, CliError> {
         node: String::new(),
         csr,
         version: crate::observe::version::VERSION.to_owned(),
+        ..JoinRequest::default()
     };
     let answer = client::run(async {
         let channel = connect_any(&token.servers, tls, LOGIN_WITHIN).await?;

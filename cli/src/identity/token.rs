@@ -44,13 +44,21 @@ pub(crate) fn request(args: &TokenCreateArgs, global: &Global) -> Result<CreateT
         (Purpose::Agent, Some(_)) => {
             return Err(CliError::usage("an agent has no role", "leave out --role"));
         }
-        (Purpose::Agent, None) => "",
+        (Purpose::Server, Some(_)) => {
+            return Err(CliError::usage("a server has no role", "leave out --role"));
+        }
+        (Purpose::Agent | Purpose::Server, None) => "",
         (Purpose::User, Some(Role::Viewer)) => "viewer",
         (Purpose::User, Some(Role::Editor)) => "editor",
         (Purpose::User, Some(Role::Admin)) => "admin",
     };
     Ok(CreateTokenRequest {
-        purpose: if args.purpose == Purpose::Agent { "agent" } else { "user" }.to_owned(),
+        purpose: match args.purpose {
+            Purpose::Agent => "agent",
+            Purpose::User => "user",
+            Purpose::Server => "server",
+        }
+        .to_owned(),
         node: args.node.clone().unwrap_or_default(),
         user: args.user.clone().unwrap_or_default(),
         namespace: namespace_of(global),

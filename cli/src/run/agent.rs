@@ -202,6 +202,7 @@ pub(crate) fn read_token(path: &Path, purpose: Purpose) -> Result<JoinToken, Cli
         let create = match purpose {
             Purpose::Agent => "weft token create --for agent --node NAME",
             Purpose::User => "weft token create --for user --user NAME --role viewer",
+            Purpose::Server => "weft token create --for server",
         };
         let fault = Fault::new(code::TOKEN_MALFORMED, "the token cannot be read")
             .why(error.to_string())

@@ -8,11 +8,11 @@ use weft_registry::{
     server::{self as moving, Moved, Server, ServerError},
 };
 
-use super::{background, logs, memory, secrecy, signals};
+use super::{agent::read_token, background, logs, memory, secrecy, signals};
 use crate::{
     args::{
         Global,
-        groups::{MigrateArgs, ServerArgs, ServerCommand},
+        groups::{MigrateArgs, Purpose, ServerArgs, ServerCommand},
     },
     error::{CliError, Exit},
     observe::audit::audit,
@@ -39,6 +39,14 @@ pub(crate) fn server(args: &ServerArgs, global: &Global, output: &Output) -> Res
         ServerCommand::Restore { file, config } => {
             let moved = moving::restore(&read(config)?, file).map_err(refused)?;
             output.talk(format!("{} from {}", told(moved), file.display()));
+            Ok(ExitCode::SUCCESS)
+        }
+        ServerCommand::Join { token_file, config } => {
+            let token = read_token(token_file, Purpose::Server)?;
+            let joined = weft_registry::server::join_mesh(&read(config)?, &token);
+            let joined = joined.map_err(|failure| CliError::new(Exit::Invalid, failure.fault()))?;
+            output.done(format!("server {} was let in; agents learn its root now", joined.instance));
+            output.talk(format!("next: weft server run --config {}", config.display()));
             Ok(ExitCode::SUCCESS)
         }
         ServerCommand::Migrate(args) => migrate(args, output),

@@ -15,6 +15,7 @@
 mod authority;
 mod parts;
 mod profile;
+mod sibling;
 
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ use crate::x509::fingerprint;
 use authority::{ISSUER_MARGIN, SigningAuthority, backdated};
 pub use parts::{AuthorityParts, KeyPart, PreparedPart, RetiredPart};
 pub use profile::BACKDATE;
+pub use sibling::{NotASibling, SiblingRoot, is_root_of};
 
 /// Shortest leaf life (security.md 3.2): below it a renewal that fails twice ends the identity.
 pub const SHORTEST_LEAF: Duration = Duration::from_secs(5 * 60);
@@ -431,6 +433,26 @@ impl CertificateAuthority {
         let removed =
             |root: &Retired| Maintained::RootRemoved { fingerprint: fingerprint(&root.certificate) };
         gone.iter().map(removed).collect::<Vec<_>>()
+    }
+}
+
+impl IssuedSvid {
+    /// Reads a leaf for `id` over the key of `request` that another instance has signed, with the chain above it.
+    ///
+    /// # Errors
+    ///
+    /// [`SvidError`]: it is none, is for somebody else, or over another key.
+    pub fn read(
+        chain: Vec<CertificateDer<'static>>,
+        id: &SpiffeId,
+        request: &SigningRequest,
+    ) -> Result<Self, SvidError> {
+        svid::profile::check_size(&chain)?;
+        let issued = check_issued(chain.first().ok_or(SvidError::Empty)?, id)?;
+        if Certificate::parse(&chain[0])?.spki != request.public_key() {
+            return Err(SvidError::KeyMismatch);
+        }
+        Ok(Self { chain, ..issued })
     }
 }
 

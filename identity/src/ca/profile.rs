@@ -59,16 +59,25 @@ pub(crate) fn authority(
     let serial = serial()?;
     let mut params = base(&serial, &trust_domain.id(), validity)?;
     let unique: String = serial[..4].iter().map(|octet| format!("{octet:02x}")).collect();
-    let label: String = label.chars().take(24).collect(); // a CN has at most 64 characters
-    let (kind, path_length) = match level {
-        Level::Root => ("root", 1),
-        Level::Intermediate => ("issuer", 0),
+    let (name, path_length) = match level {
+        Level::Root => (root_name(label), 1),
+        Level::Intermediate => (format!("Weft issuer {} ", shown(label)), 0),
     };
-    params.distinguished_name.push(DnType::CommonName, format!("Weft {kind} {label} {unique}"));
+    params.distinguished_name.push(DnType::CommonName, format!("{name}{unique}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.use_authority_key_identifier_extension = level == Level::Intermediate;
     Ok(params)
+}
+
+/// A CN has at most 64 characters.
+fn shown(label: &str) -> String {
+    label.chars().take(24).collect()
+}
+
+/// What the names of an instance's roots begin with.
+pub(crate) fn root_name(label: &str) -> String {
+    format!("Weft root {} ", shown(label))
 }
 
 /// The leaf of `id`.

@@ -138,4 +138,15 @@ rows! {
     AUDIT_BROKEN = "W6055" Error "the audit log is not as it was written"
         cause: "an entry was removed, changed or cut off: by hand, by a damaged disk, or by an old copy of the directory"
         fix: ["see what is wrong:   weft server audit verify"];
+    SERVER_NOT_ADMITTED = "W6070" Error "the mesh does not know this server"
+        cause: "a further server signs with a root of its own, which must be let into the trust bundle first"
+        fix: ["on a server of the mesh:   weft token create --for server",
+              "then here:   weft server join --config <server.yaml> --token-file <file>"];
+    SERVER_TOO_NEW = "W6071" Error "the server is too new to sign"
+        cause: "it was admitted less than a leaf lifetime ago, so agents that were away may not know its root, and no other server answers that signs for it"
+        fix: ["ask another server, or start one:   weft status"];
+    SERVER_CANNOT_JOIN = "W6072" Error "this server cannot join a mesh"
+        cause: "servers share a mesh through one etcd, and each has a directory of its own"
+        fix: ["name the etcd of the mesh under store.etcd in server.yaml; see   weft config view --origin",
+              "move a mesh into etcd:   weft server migrate --to etcd://<host>:2379"];
 }

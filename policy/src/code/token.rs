@@ -36,9 +36,9 @@ rows! {
         cause: "a token for it would let somebody take its place"
         fix: ["replace it, which bans its old certificate:   weft token create --for agent --node <node> --replace"];
     TOKEN_OTHER_PURPOSE = "W7010" Error "the token is for something else"
-        cause: "a token for a person cannot join an agent, nor the other way round"
+        cause: "a token lets in an agent, a person or a server, and nobody but who it is for"
         fix: ["see the tokens:   weft token list",
-              "make the right one:   weft token create --for agent --node <node>"];
+              "make the right one:   weft token create --for <agent, user or server>"];
     TOKEN_IN_ARGUMENTS = "W7011" Error "a token may not be given as an argument"
         cause: "arguments are visible to every user of the host"
         fix: ["give it by file or standard input:   weft agent join --token-file -"];

@@ -21,7 +21,10 @@ use weft_policy::{
 };
 use zeroize::Zeroizing;
 
-use super::record::{Purpose, State, TokenRecord};
+use super::{
+    record::{Purpose, State, TokenRecord},
+    server,
+};
 use crate::{
     alarms::Alarm,
     core::Core,
@@ -43,7 +46,7 @@ const SHOWN_CHARS: usize = 64;
 #[derive(Debug)]
 pub struct JoinTokens {
     pub(super) core: Core,
-    issuer: Arc<Issuer>,
+    pub(super) issuer: Arc<Issuer>,
     throttle: Arc<Throttle>,
     pub(super) open_tokens: usize,
     /// Tokens are counted and made by one caller at a time, so that their bound holds.
@@ -66,13 +69,17 @@ impl JoinTokens {
     pub async fn join(&self, from: IpAddr, request: JoinRequest) -> Result<JoinResponse, Refusal> {
         self.throttle.join(from)?;
         let _place = self.issuer.place(None)?;
-        let JoinRequest { secret, node, csr, version } = request;
-        let hash = hash(&Zeroizing::new(secret));
-        let csr = issuer::parse(&csr)?;
+        let mut request = request;
+        let hash = hash(&Zeroizing::new(std::mem::take(&mut request.secret)));
+        let csr = if request.root.is_empty() { Some(issuer::parse(&request.csr)?) } else { None };
         for _ in 0..MAX_TRIES {
             let (record, entry) = self.presented(&hash, from).await?;
-            self.check(&record, &node)?;
-            if let Some(answer) = self.admit(&record, &entry, &csr, &version).await? {
+            self.check(&record, &request)?;
+            let answer = match &csr {
+                Some(csr) => self.admit(&record, &entry, csr, &request.version).await?,
+                None => self.admit_server(&record, &entry, &request).await?,
+            };
+            if let Some(answer) = answer {
                 return Ok(answer);
             }
         }
@@ -91,10 +98,16 @@ impl JoinTokens {
         })
     }
 
-    /// Whether the token may be used now, by an agent that says it is `node` (empty: by a person).
-    fn check(&self, record: &TokenRecord, node: &str) -> Result<(), Refusal> {
+    /// Whether the token may be used now, by whom `request` is of: a server sends its root, an agent its node, a person
+    /// neither.
+    fn check(&self, record: &TokenRecord, request: &JoinRequest) -> Result<(), Refusal> {
         let (id, now) = (&record.id, self.core.clock.now());
-        match (&record.purpose, node) {
+        let is_server = !request.root.is_empty();
+        if is_server != (record.purpose == Purpose::Server) {
+            let what = format!("token {id} is for {}", record.purpose.who());
+            return Err(refused(code::TOKEN_OTHER_PURPOSE, what));
+        }
+        match (&record.purpose, request.node.as_str()) {
             (Purpose::Agent { .. }, "") => {
                 return Err(refused(code::TOKEN_OTHER_PURPOSE, format!("token {id} is for an agent")));
             }
@@ -108,7 +121,7 @@ impl JoinTokens {
                 }
                 return Err(refused(code::TOKEN_OTHER_NODE, format!("token {id} is for node {bound}")));
             }
-            (Purpose::Agent { .. } | Purpose::Person { .. }, _) => {}
+            (Purpose::Agent { .. } | Purpose::Person { .. } | Purpose::Server, _) => {}
         }
         match record.state {
             State::Used => {
@@ -149,12 +162,13 @@ impl JoinTokens {
                 beside.ops.push(put(key, user.encode()));
                 (id, self.issuer.person_ttl(), String::new())
             }
+            Purpose::Server => return Err(Refusal::not_permitted("a server joins with its root")),
         };
         let known = match &record.purpose {
             Purpose::Agent { node, namespace } => {
                 Some(self.new_node(node, namespace, version, &mut beside).await?)
             }
-            Purpose::Person { .. } => None,
+            Purpose::Person { .. } | Purpose::Server => None,
         };
         let with = |svid: &IssuedSvid| match known {
             Some((node, record)) => beside.with_node(&node, record, svid),
@@ -219,12 +233,7 @@ impl Beside {
 /// The bundle as agents are told it.
 #[must_use]
 pub fn bundle(core: &Core) -> GetBundleResponse {
-    let bundle = core.bundle.borrow();
-    GetBundleResponse {
-        trust_domain: bundle.trust_domain().to_string(),
-        sequence: bundle.sequence(),
-        roots: bundle.roots().map(|root| root.to_vec()).collect(),
-    }
+    server::message(&core.bundle.borrow())
 }
 
 pub(super) fn known(node: &NodeName) -> Refusal {

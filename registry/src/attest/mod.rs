@@ -5,4 +5,5 @@
 pub mod join_token;
 mod making;
 mod record;
+mod server;
 mod wanted;

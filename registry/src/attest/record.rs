@@ -49,6 +49,19 @@ pub(super) enum Purpose {
         /// Where it holds; `None` means everywhere.
         namespace: Option<Namespace>,
     },
+    /// A further server of the mesh.
+    Server,
+}
+
+impl Purpose {
+    /// Who may use it, for people.
+    pub(super) const fn who(&self) -> &'static str {
+        match self {
+            Self::Agent { .. } => "an agent",
+            Self::Person { .. } => "a person",
+            Self::Server => "a server",
+        }
+    }
 }
 
 /// What became of a token.
@@ -74,6 +87,7 @@ impl TokenRecord {
         match &self.purpose {
             Purpose::Agent { node, .. } => Subject::Node(node.to_string()),
             Purpose::Person { name, .. } => Subject::User(name.clone()),
+            Purpose::Server => Subject::Server,
         }
     }
 
@@ -82,6 +96,7 @@ impl TokenRecord {
         let (purpose, subject) = match &self.purpose {
             Purpose::Agent { node, .. } => ("agent", node.to_string()),
             Purpose::Person { name, .. } => ("user", name.clone()),
+            Purpose::Server => ("server", String::new()),
         };
         let state = match self.state {
             State::Unused if self.expires <= now => "expired",
@@ -124,6 +139,7 @@ enum RawPurpose {
         #[serde(deserialize_with = "present")]
         namespace: Option<String>,
     },
+    Server {},
 }
 
 /// An optional value that must be written, be it as `null`: a lost scope never reads as "everywhere".
@@ -142,6 +158,7 @@ impl Record for TokenRecord {
                 role: role.as_str().to_owned(),
                 namespace: namespace.as_ref().map(ToString::to_string),
             },
+            Purpose::Server => RawPurpose::Server {},
         };
         let raw = RawToken {
             id: self.id.clone(),
@@ -171,6 +188,7 @@ impl Record for TokenRecord {
                 role: Role::person(&role).ok_or_else(|| custom(&"not a role"))?,
                 namespace: namespace.map(|name| name.parse()).transpose().map_err(|error| custom(&error))?,
             },
+            RawPurpose::Server {} => Purpose::Server,
         };
         Ok(Self {
             id: raw.id,
@@ -208,7 +226,7 @@ mod tests {
     fn a_token_comes_back_as_it_was_written() {
         let agent = Purpose::Agent { node: "hostb".parse().unwrap(), namespace: "shop".parse().unwrap() };
         let person = Purpose::Person { name: "ada".to_owned(), role: Role::Editor, namespace: None };
-        for purpose in [agent, person] {
+        for purpose in [agent, person, Purpose::Server] {
             let token = token(purpose);
             assert_eq!(TokenRecord::decode(&token.encode()).unwrap(), token);
         }

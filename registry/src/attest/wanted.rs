@@ -72,7 +72,8 @@ impl Wanted {
                     .ok_or_else(|| scoped("role", &"a role is viewer, editor or admin"))?,
                 namespace,
             },
-            _ => return Err(Refusal::bad_value("purpose", "a token is for an agent or a user")),
+            "server" => Purpose::Server,
+            _ => return Err(Refusal::bad_value("purpose", "a token is for an agent, a user or a server")),
         };
         if request.services.len().max(request.uids.len()) > MAX_LISTED {
             return Err(Refusal::bad_value("services", format!("at most {MAX_LISTED} services and users")));

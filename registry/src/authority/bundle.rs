@@ -6,12 +6,12 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
-use weft_identity::{bundle::TrustBundle, spiffe::TrustDomain};
+use weft_identity::{bundle::TrustBundle, ca::is_root_of, spiffe::TrustDomain};
 
 use super::AuthorityFailure;
 use crate::{
     layout,
-    store::{Entry, Expected, Store, StoreError},
+    store::{Compare, Entry, Expected, Op, Store, StoreError},
 };
 
 /// How often a lost race for the record is run again.
@@ -37,7 +37,7 @@ pub(super) async fn stored(
     entry.as_ref().map(|entry| decode(trust_domain, entry)).transpose()
 }
 
-/// Makes `roots` the stored bundle of `trust_domain` and returns it. Nothing is written when they stand there already.
+/// Makes `roots` the ones that `instance` has in the stored bundle of `trust_domain` and returns it. Nothing is written when they stand there already.
 ///
 /// # Errors
 ///
@@ -45,13 +45,16 @@ pub(super) async fn stored(
 pub(super) async fn publish(
     store: &dyn Store,
     trust_domain: &TrustDomain,
+    instance: &str,
     roots: Vec<CertificateDer<'static>>,
 ) -> Result<TrustBundle, AuthorityFailure> {
     let key = layout::bundle(trust_domain);
-    let wanted: BTreeSet<&[u8]> = roots.iter().map(|root| root.as_ref()).collect();
+    let own = roots;
     for _ in 0..ATTEMPTS {
         let entry = store.get(&key).await?;
         let before = entry.as_ref().map(|entry| decode(trust_domain, entry)).transpose()?;
+        let roots = beside_others(before.as_ref(), instance, &own);
+        let wanted: BTreeSet<&[u8]> = roots.iter().map(|root| root.as_ref()).collect();
         if let Some(before) = &before
             && before.roots().map(|root| root.as_ref()).collect::<BTreeSet<_>>() == wanted
         {
@@ -67,6 +70,33 @@ pub(super) async fn publish(
         }
     }
     Err(AuthorityFailure::BundleContended)
+}
+
+/// The stored bundle with one more root, and how it is written beside other things.
+pub(super) async fn with_root(
+    store: &dyn Store,
+    trust_domain: &TrustDomain,
+    root: CertificateDer<'static>,
+) -> Result<(TrustBundle, (Compare, Op)), AuthorityFailure> {
+    let key = layout::bundle(trust_domain);
+    let entry = store.get(&key).await?.ok_or(AuthorityFailure::BundleContended)?;
+    let before = decode(trust_domain, &entry)?;
+    let roots = before.roots().cloned().chain([root]).collect();
+    let bundle = TrustBundle::new(trust_domain.clone(), roots, before.sequence().saturating_add(1))?;
+    let compare = Compare::Unchanged { key: key.clone(), mod_revision: entry.mod_revision };
+    let put = Op::Put { key, value: encode(&bundle), lease: None };
+    Ok((bundle, (compare, put)))
+}
+
+/// What is to stand in the bundle: `own` roots of `instance`, and what others have there.
+fn beside_others(
+    before: Option<&TrustBundle>,
+    instance: &str,
+    own: &[CertificateDer<'static>],
+) -> Vec<CertificateDer<'static>> {
+    let others = before.into_iter().flat_map(TrustBundle::roots);
+    let others = others.filter(|root| !is_root_of(root, instance) && !own.contains(root));
+    own.iter().chain(others).cloned().collect()
 }
 
 fn encode(bundle: &TrustBundle) -> Bytes {

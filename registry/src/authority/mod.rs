@@ -13,6 +13,7 @@
 
 mod bundle;
 mod disk;
+mod siblings;
 #[cfg(test)]
 mod tests;
 
@@ -45,7 +46,7 @@ use weft_identity::{
 };
 use weft_policy::code::{self, CodeId};
 
-pub use self::disk::DiskError;
+pub use self::{disk::DiskError, siblings::Newcomer};
 use crate::{
     clock::Clock,
     config::Issuing,
@@ -108,10 +109,16 @@ pub enum AuthorityFailure {
         wanted: TrustDomain,
     },
     /// The store knows roots, and the keys are gone: a new authority would lock out every agent.
-    #[error("{} is gone, and the store knows its roots", path.display())]
+    #[error("{} is not there, and the store knows roots: restore it, or let this server in as a further one (weft server join)", path.display())]
     Lost {
         /// Where the authority should be.
         path: PathBuf,
+    },
+    /// The mesh has roots, and none of them is of this server.
+    #[error("the mesh has servers, and server {instance} was not let in by one of them")]
+    NotAdmitted {
+        /// This server.
+        instance: String,
     },
     /// A task that wrote a file did not end.
     #[error("the server is shutting down")]
@@ -136,6 +143,7 @@ impl AuthorityFailure {
             Self::Name(_) => code::BAD_SPIFFE_ID,
             Self::Store(error) => error.code(),
             Self::OtherTrustDomain { .. } => code::OTHER_TRUST_DOMAIN,
+            Self::NotAdmitted { .. } => code::SERVER_NOT_ADMITTED,
             Self::Interrupted => code::STORE_CLOSED,
         }
     }
@@ -179,9 +187,10 @@ impl InstanceAuthority {
         let log = issuance::summary(store).await?;
         let known = bundle::stored(store, trust_domain).await?;
         let mut ca = load_or_create(&path, trust_domain, settings, known.as_ref(), log.newest, clock.now())?;
+        siblings::check_admitted(&ca, known.as_ref())?;
         ca.maintain(clock.now())?;
         disk::store(&path, &ca.to_parts())?;
-        let bundle = bundle::publish(store, trust_domain, ca.bundle_roots()).await?;
+        let bundle = bundle::publish(store, trust_domain, ca.instance(), ca.bundle_roots()).await?;
         let own = SpiffeId::server(trust_domain, ca.instance())?;
         let bundles = BundleSlot::new(TrustBundles::from(bundle.clone()));
         let authority = Self {
@@ -298,12 +307,8 @@ impl InstanceAuthority {
             written.map_err(|_| AuthorityFailure::Interrupted)??;
         }
         // Asked even when nothing was done: a publication that failed before is made up for.
-        let bundle = bundle::publish(store, &self.trust_domain, roots).await?;
-        if bundle.sequence() != self.bundle.borrow().sequence() {
-            self.bundles.publish(TrustBundles::from(bundle.clone()));
-            info!(sequence = bundle.sequence(), roots = bundle.roots().len(), "the trust bundle changed");
-            self.bundle.send_replace(Arc::new(bundle));
-        }
+        let instance = self.instance();
+        self.in_force(bundle::publish(store, &self.trust_domain, &instance, roots).await?);
         done.iter().for_each(tell);
         if self.own_is_due(now) || !done.is_empty() {
             self.renew_own(store).await?;

@@ -367,6 +367,7 @@ fn conflicted(conflict: &crate::store::Conflict) -> Refusal {
         | layout::Place::Node(_)
         | layout::Place::User(_)
         | layout::Place::Denied(_)
+        | layout::Place::Server(_)
         | layout::Place::Unknown => "too many changes come at once".to_owned(),
     };
     Refusal::new(tonic::Code::Aborted, catalogued(code::WRITE_CONFLICT, what))

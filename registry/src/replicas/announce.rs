@@ -62,7 +62,7 @@ async fn announce(core: &Core, own: &LiveServer, held: &mut Option<LeaseId>) -> 
 
 struct Announcer<'a> {
     core: &'a Core,
-    own: &'a LiveServer,
+    own: LiveServer,
     lease: LeaseId,
     /// What stands in the store, with the commit that wrote it.
     written: BTreeMap<NodeName, (u64, Revision)>,
@@ -80,9 +80,16 @@ impl<'a> Announcer<'a> {
             // What still hangs on it is written anew; it ends by itself if this fails.
             let _ = core.store.revoke(before).await;
         }
-        let key = layout::present_server(&own.instance);
-        core.store.put(key, own.record(), Expected::Anything, Some(lease)).await?;
-        Ok(Self { core, own, lease, written: BTreeMap::new() })
+        let own = LiveServer { signs: core.signs(), ..own.clone() };
+        let announcer = Self { core, own, lease, written: BTreeMap::new() };
+        announcer.tell_self().await?;
+        Ok(announcer)
+    }
+
+    async fn tell_self(&self) -> Result<(), StoreError> {
+        let key = layout::present_server(&self.own.instance);
+        let told = self.core.store.put(key, self.own.record(), Expected::Anything, Some(self.lease)).await;
+        told.map(drop)
     }
 
     /// Ends without an error when the server's presence has ended.
@@ -94,6 +101,10 @@ impl<'a> Announcer<'a> {
             self.tell(&now).await?;
             if self.core.clock.uptime() >= due {
                 self.core.store.keep_alive(self.lease).await?;
+                if self.own.signs != self.core.signs() {
+                    self.own.signs = self.core.signs();
+                    self.tell_self().await?;
+                }
                 due = self.core.clock.uptime() + KEEP_EVERY;
             }
             tokio::select! {

@@ -9,10 +9,11 @@
 //! durable hangs on it: an endpoint whose agent is not seen anywhere is in doubt after a minute, not gone
 //! ([`crate::liveness`]). Servers over an embedded store are alone and write nothing.
 //!
-//! [`announce`] writes, [`watch`] reads, [`balance`] decides how many agents go when another server joins (pure).
+//! [`announce`] writes, [`watch`] reads, [`signing`] has others sign while this one is new, [`balance`] decides how many agents go when another server joins (pure).
 
 pub mod announce;
 pub mod balance;
+pub mod signing;
 pub mod watch;
 
 use std::time::Duration;
@@ -39,6 +40,8 @@ pub struct LiveServer {
     pub addresses: Vec<HostPort>,
     /// The version it runs.
     pub version: String,
+    /// Whether it signs, for others as well.
+    pub signs: bool,
 }
 
 /// Where an agent is connected.
@@ -55,6 +58,7 @@ pub struct Seat {
 struct RawServer {
     addresses: Vec<String>,
     version: String,
+    signs: bool,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -71,14 +75,14 @@ fn encode(raw: &impl Serialize) -> Bytes {
 impl LiveServer {
     fn record(&self) -> Bytes {
         let addresses = self.addresses.iter().map(ToString::to_string).collect();
-        encode(&RawServer { addresses, version: self.version.clone() })
+        encode(&RawServer { addresses, version: self.version.clone(), signs: self.signs })
     }
 
     /// Reads a record. `None` when it is none: it counts as nobody.
     fn read(instance: &str, record: &[u8]) -> Option<Self> {
         let raw: RawServer = serde_json::from_slice(record).ok()?;
         let addresses = raw.addresses.iter().map(|text| text.parse().ok()).collect::<Option<_>>()?;
-        Some(Self { instance: instance.to_owned(), addresses, version: raw.version })
+        Some(Self { instance: instance.to_owned(), addresses, version: raw.version, signs: raw.signs })
     }
 }
 
@@ -123,6 +127,7 @@ mod tests {
             instance: "s-1".to_owned(),
             addresses: vec!["[2001:db8::1]:7444".parse().unwrap(), "hosta.example:7444".parse().unwrap()],
             version: "0.1.0".to_owned(),
+            signs: true,
         };
         assert_eq!(LiveServer::read("s-1", &server.record()), Some(server));
         let seat = Seat { server: "s-1".to_owned(), boot: 7 };
@@ -130,7 +135,7 @@ mod tests {
         for broken in ["", "{}", r#"{"server":"s-1"}"#, r#"{"server":"s-1","boot":7,"more":1}"#] {
             assert_eq!(Seat::read(broken.as_bytes()), None, "{broken}");
         }
-        assert_eq!(LiveServer::read("s-1", br#"{"addresses":["nowhere"],"version":""}"#), None);
+        assert_eq!(LiveServer::read("s-1", br#"{"addresses":["nowhere"],"version":"","signs":true}"#), None);
     }
 
     #[test]

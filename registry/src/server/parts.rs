@@ -138,9 +138,12 @@ pub(super) async fn build(config: &Config, clock: &Clock) -> Result<Parts, Serve
             instance: core.instance.clone(),
             addresses: core.addresses.to_vec(),
             version: VERSION.to_owned(),
+            signs: core.signs(),
         };
         let (reader, writer) = (Arc::new(core.clone()), Arc::new(core.clone()));
         vital.spawn(named("the watch over the servers", replicas::watch::run(reader, servers)));
+        let (own_bundle, kept) = (Arc::clone(&authority), Arc::clone(&store));
+        vital.spawn(named("the watch over the bundle", async move { own_bundle.follow(kept).await }));
         vital.spawn(named("the presence of this server", replicas::announce::run(writer, own)));
     }
     vital.spawn(named("the care of the denylist", crate::denied::keep(Arc::new(core.clone()))));

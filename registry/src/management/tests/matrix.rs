@@ -138,7 +138,7 @@ async fn api_02_each_role_each_method_own_and_foreign_namespace() {
     }
     let mut port = 1_000;
     let mut asked = 0;
-    for role in [Role::Anonymous, Role::Node, Role::Viewer, Role::Editor, Role::Admin] {
+    for role in [Role::Anonymous, Role::Node, Role::Server, Role::Viewer, Role::Editor, Role::Admin] {
         let callers =
             [("shop", plane.people(scoped(role, "shop")).await), ("*", plane.people(local(role)).await)];
         for (scope, mut client) in callers {

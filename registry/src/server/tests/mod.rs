@@ -221,7 +221,13 @@ pub(super) async fn join_by(
     node: &str,
 ) -> Result<Svid, Status> {
     let (key, csr) = SigningRequest::create().unwrap();
-    let request = JoinRequest { secret: secret.into(), node: node.into(), csr, version: "test".into() };
+    let request = JoinRequest {
+        secret: secret.into(),
+        node: node.into(),
+        csr,
+        version: "test".into(),
+        ..JoinRequest::default()
+    };
     let answer = client.join(request).await?.into_inner();
     let chain = answer.chain.into_iter().map(Into::into).collect();
     Ok(Svid::parse(chain, key).unwrap())

@@ -1,0 +1,144 @@
+//! Two servers over one etcd: the second is let in, takes its part of the agents, and goes on alone.
+
+use std::fs;
+use std::time::Duration;
+
+use weft_tests::app::{self, loopback};
+use weft_tests::eventually::eventually;
+use weft_tests::load::{self, Traffic, failed_since, http_get};
+use weft_tests::manifest::{allow, deny, service};
+use weft_tests::mesh::{CTL, Mesh, Workload};
+use weft_tests::process::Process;
+
+/// nginx of "charge" on hostb.
+const HTTP: u16 = 8081;
+/// Where "order" on hosta reaches it.
+const TO_CHARGE: u16 = 9001;
+/// Where each server tells its metrics.
+const METRICS: [u16; 2] = [7402, 7412];
+const SOON: Duration = Duration::from_secs(20);
+/// Certificates live so long, so a server that was just let in has others sign for so long.
+const LEAF: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_second_server_is_let_in_shares_the_agents_and_goes_on_alone() {
+    let mut scene = Scene::start();
+    let hosta = scene.mesh.host("hosta").clone();
+    let unknown = scene.weft_with_config(&["server", "run"]).expect_code(2);
+    assert!(unknown.stderr.contains("weft server join"), "a stranger does not serve: {unknown}");
+    let agents_token = scene.mesh.on_server(&["token", "create", "--for", "agent", "--node", "hostz"]);
+    let wrong = scene.join(&agents_token.expect_success().stdout).expect_code(8);
+    assert!(wrong.stderr.contains("W7010"), "a token for an agent lets no server in: {wrong}");
+
+    let traffic = Traffic::start(&hosta, loopback(TO_CHARGE));
+    let token = scene.mesh.on_server(&["token", "create", "--for", "server"]).expect_success().stdout;
+    scene.join(&token).expect_success();
+    let again = scene.join(&token).expect_code(8);
+    assert!(again.stderr.contains("W7001"), "a token lets one server in: {again}");
+    let mut second = scene.second();
+    eventually("the second server has its part of the agents", SOON, || match scene.agents() {
+        [1, 1] => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+
+    // Certificates are renewed meanwhile; those that the new server hands out are signed by the old one.
+    eventually("the first server signs for the second", LEAF, || {
+        let said = scene.mesh.server().stderr();
+        if said.contains("signed for another server") { Ok(()) } else { Err(said) }
+    });
+    std::thread::sleep(LEAF);
+    scene.mesh.kill_server();
+    eventually("the second server has all agents", SOON, || match scene.agents_of(1) {
+        Some(2) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    // Every certificate that stood at the loss of the first server has ended by now.
+    std::thread::sleep(LEAF + Duration::from_secs(2));
+    let failed = failed_since(&traffic.stop(), Duration::ZERO);
+    assert!(failed.is_empty(), "{failed:?}");
+
+    scene.on_second(&["apply", "-f", "-"], &deny("order", "charge"));
+    eventually("the denial is in force", SOON, || match hosta.enter(|| load::call(loopback(TO_CHARGE))) {
+        Ok(()) => Err("the call is allowed".to_owned()),
+        Err(_) => Ok(()),
+    });
+    second.assert_running();
+
+    // The first one comes back as it was, and what happened without it is in force there.
+    scene.mesh.start_server();
+    scene.mesh.wait_for_server();
+    let listed = scene.mesh.on_server(&["get", "authorizationpolicies", "-A"]).expect_success();
+    assert!(listed.stdout.contains("deny"), "{listed}");
+    eventually("both servers have agents", SOON, || match scene.agents() {
+        [1, 1] => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+}
+
+/// A mesh over etcd in which order on hosta may call charge on hostb, and the configuration of a second server.
+struct Scene {
+    mesh: Mesh,
+    _nginx: Process,
+}
+
+impl Scene {
+    fn start() -> Self {
+        let lives = format!("identity: {{leafTtl: {}s, allowShortLifetimes: true}}\n", LEAF.as_secs());
+        let mesh = Mesh::builder()
+            .node("hosta", &[Workload::new("order").upstream("charge", 80, TO_CHARGE)])
+            .node("hostb", &[Workload::new("charge").serves("http", HTTP)])
+            .manifest(service("charge", &[("http", 80, "http")]))
+            .manifest(allow("order", "charge"))
+            .server_line(&lives)
+            .etcd()
+            .start();
+        let hostb = mesh.host("hostb").clone();
+        let nginx = app::nginx(&hostb, HTTP, hostb.folder());
+        app::wait_for_port(&hostb, loopback(HTTP), SOON);
+        let hosta = mesh.host("hosta").clone();
+        mesh.wait_for_call("order calls charge", || hosta.enter(|| load::call(loopback(TO_CHARGE))));
+        let folder = mesh.host(CTL).folder().to_path_buf();
+        let text = fs::read_to_string(folder.join("server.yaml")).unwrap();
+        let text = text
+            .replace(":7444", ":7445")
+            .replace(":7401", ":7411")
+            .replace(":7402", ":7412")
+            .replace("state/server", "state/second")
+            .replace("state/run", "state/run2");
+        fs::write(folder.join("second.yaml"), text).unwrap();
+        Self { mesh, _nginx: nginx }
+    }
+
+    fn weft_with_config(&self, args: &[&str]) -> weft_tests::process::Finished {
+        let config = self.mesh.host(CTL).folder().join("second.yaml");
+        self.mesh.weft(CTL, args).arg("--config").arg(config).run()
+    }
+
+    fn join(&self, token: &str) -> weft_tests::process::Finished {
+        let config = self.mesh.host(CTL).folder().join("second.yaml");
+        let program = self.mesh.weft(CTL, &["server", "join", "--token-file", "-", "--config"]);
+        program.arg(config).input(token).run()
+    }
+
+    fn second(&self) -> Process {
+        let config = self.mesh.host(CTL).folder().join("second.yaml");
+        self.mesh.weft(CTL, &["server", "run", "--config"]).arg(config).start()
+    }
+
+    fn on_second(&self, args: &[&str], input: &str) {
+        let socket = self.mesh.state(CTL).join("run2/server.sock");
+        let program = self.mesh.weft(CTL, &["--server"]).arg(socket).args(args);
+        program.input(input).run().expect_success();
+    }
+
+    /// How many agents are connected to the first and the second server.
+    fn agents(&self) -> [u64; 2] {
+        [0, 1].map(|server| self.agents_of(server).unwrap_or(u64::MAX))
+    }
+
+    fn agents_of(&self, server: usize) -> Option<u64> {
+        let (_, text) = http_get(self.mesh.host(CTL), loopback(METRICS[server]), "/metrics").ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("weft_registry_agents "))?;
+        line.parse().ok()
+    }
+}
