@@ -147,6 +147,12 @@ impl AuthorityFailure {
     }
 }
 
+/// Whether the server with `state_dir` has an authority, and so has run before.
+#[must_use]
+pub fn exists(state_dir: &Path) -> bool {
+    disk::path(state_dir).exists()
+}
+
 /// The authority of this server. See the module.
 #[derive(Debug)]
 pub struct InstanceAuthority {
