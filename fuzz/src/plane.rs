@@ -24,6 +24,7 @@ use weft_registry::metrics::RegistryMetrics;
 use weft_registry::presence::Presence;
 use weft_registry::refusal::Refusal;
 use weft_registry::roles::{Caller, Role, Source};
+use weft_registry::seal::SealedStore;
 use weft_registry::store::embedded::{EmbeddedStore, Settings};
 use weft_registry::store::metrics::StoreMetrics;
 use weft_registry::store::{Expected, Store};
@@ -60,12 +61,14 @@ async fn core(directory: &std::path::Path) -> (Core, watch::Sender<Arc<TrustBund
     let clock = Clock::system();
     let settings = Settings { directory: directory.to_owned(), bounds: Default::default() };
     let store = EmbeddedStore::open(settings, clock.clone(), Arc::new(StoreMetrics::default())).await;
-    let store: Arc<dyn Store> = Arc::new(store.expect("a new store"));
+    let records = SealedStore::open(Arc::new(store.expect("a new store")), directory).await;
+    let records = Arc::new(records.expect("a new key"));
+    let store: Arc<dyn Store> = records.clone();
     let domain: TrustDomain = "corp.example".parse().expect("it is one");
     let presence = Presence::new(clock.clone());
     let metrics = Arc::new(RegistryMetrics::default());
     let started =
-        keeper::start(Arc::clone(&store), clock.clone(), &presence, domain.clone(), Arc::clone(&metrics))
+        keeper::start(Arc::clone(&records), clock.clone(), &presence, domain.clone(), Arc::clone(&metrics))
             .await;
     let (world, keep) = started.expect("an empty store");
     for_the_process(async move {
@@ -87,6 +90,7 @@ async fn core(directory: &std::path::Path) -> (Core, watch::Sender<Arc<TrustBund
     let core = Core {
         audit,
         store,
+        records,
         clock: clock.clone(),
         trust_domain: domain,
         cluster: "local".parse().expect("it is one"),

@@ -59,14 +59,15 @@ fn mutated_seeds_keep_their_promises() {
 }
 
 #[test]
-fn every_target_has_a_binary_a_dictionary_or_none_and_at_most_two_hundred_seeds() {
+fn every_target_has_a_binary_a_dictionary_or_none_and_at_most_three_hundred_seeds() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut all = 0;
     for (name, _) in weft_fuzz::TARGETS {
         assert!(root.join("fuzz_targets").join(format!("{name}.rs")).is_file(), "{name} has no binary");
         all += seeds(name).len();
     }
-    assert!(all < 200, "{all} seeds");
+    // Some twenty a target are looked over when they change, and all of them replay in seconds.
+    assert!(all < 300, "{all} seeds");
     let binaries = fs::read_dir(root.join("fuzz_targets")).expect("the folder is there").count();
     assert_eq!(binaries, weft_fuzz::TARGETS.len(), "a binary without a target");
 }

@@ -4,7 +4,8 @@
 //! batches of store events and performs no I/O; the task that feeds it is [`crate::keeper`]'s.
 //!
 //! A record that cannot be read is set aside under its key ([`Catalog::unreadable`]): it is not in force, the rest is
-//! (ETCD-09). A policy among them closes what it is about.
+//! (ETCD-09). A policy among them closes what it is about; so does a group of records that does not add up
+//! ([`Catalog::broken`]).
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -22,6 +23,10 @@ use crate::{
     denied::DeniedRecord,
     layout::{self, Place},
     records::{NodeRecord, Record, RegistrationRecord, ServerRecord, UserRecord},
+    seal::{
+        self, Group,
+        group::{self, Closes, Sealing},
+    },
     store::{Entry, Event, EventBatch, Revision},
 };
 
@@ -44,6 +49,8 @@ pub struct SetAside {
     pub why: String,
     /// Its `mod_revision`.
     pub revision: Revision,
+    /// Whether the server did not write it, rather than wrote what it cannot read.
+    pub refused: bool,
 }
 
 /// See the module. Maps are shared between clones until one of them changes.
@@ -62,10 +69,14 @@ pub struct Catalog {
     unreadable: Arc<BTreeMap<Key, SetAside>>,
     registrations: Arc<BTreeMap<Scoped, Kept<RegistrationRecord>>>,
     labels: Arc<BTreeMap<EndpointLabel, Revision>>,
+    /// All there are; `nodes` and `users` are those of groups that add up.
+    known_nodes: Arc<BTreeMap<NodeName, Kept<NodeRecord>>>,
     nodes: Arc<BTreeMap<NodeName, Kept<NodeRecord>>>,
+    known_users: Arc<BTreeMap<String, Kept<UserRecord>>>,
     users: Arc<BTreeMap<String, Kept<UserRecord>>>,
     servers: Arc<BTreeMap<String, Kept<ServerRecord>>>,
     denied: Arc<BTreeMap<String, Kept<DeniedRecord>>>,
+    broken: Arc<BTreeMap<Group, String>>,
 }
 
 impl Catalog {
@@ -86,10 +97,13 @@ impl Catalog {
             unreadable: Arc::default(),
             registrations: Arc::default(),
             labels: Arc::default(),
+            known_nodes: Arc::default(),
             nodes: Arc::default(),
+            known_users: Arc::default(),
             users: Arc::default(),
             servers: Arc::default(),
             denied: Arc::default(),
+            broken: Arc::default(),
         }
     }
 
@@ -171,13 +185,19 @@ impl Catalog {
         self.labels.get(label).copied()
     }
 
-    /// The agents.
+    /// The agents whose records are vouched for.
     #[must_use]
     pub fn nodes(&self) -> &BTreeMap<NodeName, Kept<NodeRecord>> {
         &self.nodes
     }
 
-    /// The people.
+    /// All agents that are on record, vouched for or not.
+    #[must_use]
+    pub fn all_nodes(&self) -> &BTreeMap<NodeName, Kept<NodeRecord>> {
+        &self.known_nodes
+    }
+
+    /// The people whose records are vouched for.
     #[must_use]
     pub fn users(&self) -> &BTreeMap<String, Kept<UserRecord>> {
         &self.users
@@ -193,6 +213,51 @@ impl Catalog {
     #[must_use]
     pub fn servers(&self) -> &BTreeMap<String, Kept<ServerRecord>> {
         &self.servers
+    }
+
+    /// The groups of records that do not add up, and why.
+    #[must_use]
+    pub fn broken(&self) -> &BTreeMap<Group, String> {
+        &self.broken
+    }
+
+    /// Why nothing of a namespace may be called, join or be enrolled: its records, or those of the whole mesh, are not as
+    /// the server wrote them. `None` when they are.
+    #[must_use]
+    pub fn closed(&self, namespace: &Namespace) -> Option<String> {
+        let closes = |group: &Group| match group.closes() {
+            Closes::Namespace(own) => own == *namespace,
+            Closes::Everything => true,
+            Closes::People | Closes::Nodes => false,
+        };
+        let (group, why) = self.broken.iter().find(|(group, _)| closes(group))?;
+        Some(format!("{group} is not as the server wrote it: {why}"))
+    }
+
+    /// The trust domain, when the records of the whole mesh are not as the server wrote them.
+    #[must_use]
+    pub fn closed_mesh(&self) -> Option<&TrustDomain> {
+        let closed = self.broken.keys().any(|group| group.closes() == Closes::Everything);
+        closed.then_some(&self.trust_domain)
+    }
+
+    /// Says which groups do not add up.
+    pub fn judge(&mut self, broken: &BTreeMap<Group, String>) {
+        if *self.broken != *broken {
+            self.broken = Arc::new(broken.clone());
+        }
+        let stands = |key: &crate::store::Key| match group::sealing(key, false) {
+            Sealing::Member(group) => !self.broken.contains_key(&group),
+            Sealing::Open | Sealing::Signed | Sealing::Manifest(_) => true,
+        };
+        let people = self.broken.keys().any(|group| group.closes() == Closes::People);
+        self.users = if people { Arc::default() } else { Arc::clone(&self.known_users) };
+        self.nodes = if self.broken.keys().any(|group| group.closes() == Closes::Nodes) {
+            let own = self.known_nodes.iter().filter(|(name, _)| stands(&layout::node(name)));
+            Arc::new(own.map(|(name, kept)| (name.clone(), kept.clone())).collect())
+        } else {
+            Arc::clone(&self.known_nodes)
+        };
     }
 
     /// The object of that key, with its revision in its metadata.
@@ -332,7 +397,12 @@ impl Catalog {
     /// Takes a commit in. Returns the places whose record cannot be read, each worth an alarm.
     pub fn apply(&mut self, batch: EventBatch) -> Vec<(Place, String)> {
         let mut alarms = Vec::new();
+        // A second owner of the maps would have each change copy them; `judge` puts both back.
+        (self.nodes, self.users) = (Arc::default(), Arc::default());
         for event in batch.events {
+            if Group::of_manifest(event.key()).is_some() {
+                continue;
+            }
             let place = layout::place(event.key());
             let failed = match event {
                 Event::Put(entry) => self.put_entry(&place, &entry).err(),
@@ -344,11 +414,24 @@ impl Catalog {
             alarms.extend(failed.map(|why| (place, why)));
         }
         self.revision = self.revision.max(batch.revision);
+        let broken = Arc::clone(&self.broken);
+        self.judge(&broken);
         alarms
     }
 
     fn put_entry(&mut self, place: &Place, entry: &Entry) -> Result<(), String> {
         let revision = entry.mod_revision;
+        if let Some(why) = seal::refusal(&entry.value) {
+            // Nobody is set free by that: what an entry of the denylist said before stays in force.
+            if !matches!(place, Place::Denied(_)) {
+                self.remove_place(place);
+            }
+            if let Place::Resource(key) = place {
+                let aside = SetAside { why: why.to_owned(), revision, refused: true };
+                Arc::make_mut(&mut self.unreadable).insert(key.clone(), aside);
+            }
+            return Err(why.to_owned());
+        }
         let said = |error: &dyn std::error::Error| {
             error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
         };
@@ -357,7 +440,7 @@ impl Catalog {
                 Ok(resource) => self.put(resource),
                 Err(why) => {
                     self.remove(key);
-                    let aside = SetAside { why: why.clone(), revision };
+                    let aside = SetAside { why: why.clone(), revision, refused: false };
                     Arc::make_mut(&mut self.unreadable).insert(key.clone(), aside);
                     return Err(why);
                 }
@@ -371,13 +454,13 @@ impl Catalog {
                 Arc::make_mut(&mut self.labels).insert(label.clone(), revision);
             }
             Place::Node(name) => {
-                replace(&mut self.nodes, name.clone(), kept(entry)).map_err(|error| said(&error))?;
+                replace(&mut self.known_nodes, name.clone(), kept(entry)).map_err(|error| said(&error))?;
             }
             Place::Server(name) => {
                 replace(&mut self.servers, name.clone(), kept(entry)).map_err(|error| said(&error))?;
             }
             Place::User(name) => {
-                replace(&mut self.users, name.clone(), kept(entry)).map_err(|error| said(&error))?;
+                replace(&mut self.known_users, name.clone(), kept(entry)).map_err(|error| said(&error))?;
             }
             Place::Denied(id) => {
                 // One that cannot be read any more does not set anybody free: what it said before stays in force.
@@ -414,9 +497,9 @@ impl Catalog {
                 Arc::make_mut(&mut self.registrations).remove(&(namespace.clone(), name.clone()));
             }
             Place::Label(label) => drop(Arc::make_mut(&mut self.labels).remove(label)),
-            Place::Node(name) => drop(Arc::make_mut(&mut self.nodes).remove(name)),
+            Place::Node(name) => drop(Arc::make_mut(&mut self.known_nodes).remove(name)),
             Place::Server(name) => drop(Arc::make_mut(&mut self.servers).remove(name)),
-            Place::User(name) => drop(Arc::make_mut(&mut self.users).remove(name)),
+            Place::User(name) => drop(Arc::make_mut(&mut self.known_users).remove(name)),
             Place::Denied(id) => drop(Arc::make_mut(&mut self.denied).remove(id)),
             Place::Unknown => {}
         }

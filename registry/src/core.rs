@@ -14,8 +14,8 @@ use weft_policy::{limit::Rate, model::HostPort, name::ClusterName};
 
 use crate::{
     alarms::Alarms, audit::Audit, clock::Clock, keeper::WorldHandle, metrics::RegistryMetrics,
-    presence::Presence, refusal::Refusal, replicas::watch::Servers, roles::Caller, shared_uid::SharedUid,
-    store::Store,
+    presence::Presence, refusal::Refusal, replicas::watch::Servers, roles::Caller, seal::SealedStore,
+    shared_uid::SharedUid, store::Store,
 };
 
 /// The version that is told to agents and people.
@@ -26,6 +26,8 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub struct Core {
     /// Where everything is kept.
     pub store: Arc<dyn Store>,
+    /// The same store, as the layer that signs its records.
+    pub records: Arc<SealedStore>,
     /// The time.
     pub clock: Clock,
     /// The trust domain; the store's Mesh has the same.

@@ -42,6 +42,9 @@ pub enum NoGrant {
     /// It is not `/ns/<namespace>/sa/<name>` of this trust domain: agents, servers and people are never enrolled.
     #[error("{0} is not a workload of this trust domain")]
     NotAWorkload(SpiffeId),
+    /// The records of its namespace are not as the server wrote them.
+    #[error("{0}")]
+    Closed(String),
     /// Its namespace has no enrollment.
     #[error("no WorkloadEnrollment in namespace {0}")]
     NoEnrollment(Namespace),
@@ -100,6 +103,9 @@ impl Enrollments {
 pub fn grant(catalog: &Catalog, node: &NodeName, identity: &SpiffeId) -> Result<Grant, NoGrant> {
     let (namespace, account) =
         workload_of(catalog, identity).ok_or_else(|| NoGrant::NotAWorkload(identity.clone()))?;
+    if let Some(why) = catalog.closed(&namespace) {
+        return Err(NoGrant::Closed(why));
+    }
     let own: Vec<_> = catalog.enrollments().iter().filter(|((found, _), _)| *found == namespace).collect();
     if own.is_empty() {
         return Err(NoGrant::NoEnrollment(namespace));

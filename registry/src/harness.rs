@@ -78,6 +78,13 @@ impl Plane {
         plane
     }
 
+    /// Ends it as if its process had ended; what is left is the server's own directory.
+    pub(crate) fn end(self) -> tempfile::TempDir {
+        let Self { rig, .. } = self;
+        let Rig { directory, .. } = rig;
+        directory
+    }
+
     /// A channel on which every request is `caller`'s.
     pub(crate) async fn channel(&self, caller: Caller) -> Channel {
         let number = self.count.fetch_add(1, Ordering::Relaxed);

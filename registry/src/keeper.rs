@@ -17,7 +17,8 @@ use crate::{
     liveness::{self, Standings},
     metrics::RegistryMetrics,
     presence::{Agents, Presence},
-    store::{EventBatch, Mirror, Op, Revision, Store, StoreError},
+    seal::{Ledger, SealedStore},
+    store::{EventBatch, Mirror, Op, Revision, StoreError},
     world::World,
 };
 
@@ -82,28 +83,31 @@ impl WorldHandle {
 ///
 /// [`StoreError`] when the store cannot be read.
 pub async fn start(
-    store: Arc<dyn Store>,
+    store: Arc<SealedStore>,
     clock: Clock,
     presence: &Presence,
     trust_domain: TrustDomain,
     metrics: Arc<RegistryMetrics>,
 ) -> Result<(WorldHandle, impl Future<Output = Result<(), StoreError>> + Send + 'static), StoreError> {
-    let mut mirror = Mirror::new(store, layout::mesh());
     let mut catalog = Catalog::new(trust_domain);
+    // What was seen when the server started: from here on the ledger sees every manifest itself, in order.
+    let mut ledger = Ledger::new(store.seen().all());
+    let mut mirror = Mirror::new(store, layout::mesh());
     let batch = mirror.next().await?;
-    take(&mut catalog, batch, &metrics);
+    take(&mut catalog, &mut ledger, batch, &metrics);
     let agents = presence.watch();
     let serving = clock.uptime();
     let world = World::derive(Arc::new(catalog.clone()), Standings::default(), None);
     let sender = watch::Sender::new(Arc::new(world));
     let handle = WorldHandle { newest: sender.subscribe() };
-    let keeper = Keeper { mirror, catalog, agents, clock, serving, sender, metrics };
+    let keeper = Keeper { mirror, catalog, ledger, agents, clock, serving, sender, metrics };
     Ok((handle, keeper.run()))
 }
 
 struct Keeper {
     mirror: Mirror,
     catalog: Catalog,
+    ledger: Ledger,
     agents: watch::Receiver<Agents>,
     clock: Clock,
     /// The uptime at which this server began to serve.
@@ -143,7 +147,7 @@ impl Keeper {
             }
         };
         tokio::select! {
-            batch = self.mirror.next() => take(&mut self.catalog, batch?, &self.metrics),
+            batch = self.mirror.next() => take(&mut self.catalog, &mut self.ledger, batch?, &self.metrics),
             changed = self.agents.changed() => {
                 if changed.is_err() {
                     return Err(StoreError::Closed);
@@ -153,7 +157,7 @@ impl Keeper {
         }
         for _ in 0..MAX_TOGETHER {
             match self.mirror.next().now_or_never() {
-                Some(batch) => take(&mut self.catalog, batch?, &self.metrics),
+                Some(batch) => take(&mut self.catalog, &mut self.ledger, batch?, &self.metrics),
                 None => break,
             }
         }
@@ -175,9 +179,15 @@ impl Keeper {
     }
 }
 
-/// Takes a commit in and cries for each record that cannot be read.
-fn take(catalog: &mut Catalog, batch: EventBatch, metrics: &RegistryMetrics) {
+/// Takes a commit in and cries for each record that cannot be read, and each group that does not add up.
+fn take(catalog: &mut Catalog, ledger: &mut Ledger, batch: EventBatch, metrics: &RegistryMetrics) {
     let revision = batch.revision;
+    for (group, why) in ledger.apply(&batch) {
+        metrics.refused_groups.inc();
+        error!(%group, why, %revision, "alarm: records of the store are not as the server wrote them; they are closed");
+    }
+    metrics.closed_groups.set(i64::try_from(ledger.broken().len()).unwrap_or(i64::MAX));
+    catalog.judge(ledger.broken());
     for (place, why) in catalog.apply(batch) {
         metrics.unreadable_records.inc();
         error!(?place, why, %revision, "a record of the store cannot be read; it is set aside");

@@ -127,6 +127,12 @@ pub fn server(instance: &str) -> Option<Key> {
     fits.then(|| key(&format!("{SERVERS}{instance}")))
 }
 
+/// Selects the servers that were admitted.
+#[must_use]
+pub fn servers() -> Prefix {
+    prefix(SERVERS)
+}
+
 /// Selects every person's record.
 #[must_use]
 pub fn users() -> Prefix {

@@ -42,6 +42,7 @@ pub mod registration;
 pub mod renewals;
 pub mod replicas;
 pub mod roles;
+pub mod seal;
 pub mod server;
 pub mod shared_uid;
 pub mod store;

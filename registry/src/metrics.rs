@@ -25,6 +25,10 @@ pub struct RegistryMetrics {
     pub nacks: Counter,
     /// Records of the store that could not be read.
     pub unreadable_records: Counter,
+    /// Groups of records that were found not to be as the server wrote them.
+    pub refused_groups: Counter,
+    /// Groups of records that are closed because of that.
+    pub closed_groups: Gauge,
     /// Objects that people created, changed or deleted.
     pub changes: Counter,
     /// Changes that the history keeps.
@@ -75,6 +79,16 @@ impl RegistryMetrics {
         registry.register("updates", "Updates sent to agents", self.updates.clone());
         registry.register("nacks", "Updates refused by agents", self.nacks.clone());
         registry.register("unreadable_records", "Stored records set aside", self.unreadable_records.clone());
+        registry.register(
+            "refused_groups",
+            "Groups of stored records found not to be as the server wrote them",
+            self.refused_groups.clone(),
+        );
+        registry.register(
+            "closed_groups",
+            "Groups of stored records that are closed",
+            self.closed_groups.clone(),
+        );
         registry.register("changes", "Objects changed by people", self.changes.clone());
         registry.register("history_changes", "Changes that the history keeps", self.history_changes.clone());
         registry.register(

@@ -60,6 +60,10 @@ pub(crate) fn check_not_banned(core: &Core, caller: &Caller, node: &NodeName) ->
     let world = core.world.current();
     denied::check_caller(&world, caller, core.clock.now())?;
     let catalog = world.catalog();
+    if catalog.all_nodes().contains_key(node) && !catalog.nodes().contains_key(node) {
+        let what = format!("the record of node {node} is not as the server wrote it");
+        return Err(Refusal::denied(code::RECORDS_REFUSED, what));
+    }
     let serial = caller.peer.as_ref().map(|peer| peer.serial.to_string());
     let banned = catalog
         .nodes()

@@ -64,6 +64,8 @@ pub struct RegistrationRecord {
 pub struct ServerRecord {
     /// SHA-256 of its first root, in hexadecimal.
     pub root: String,
+    /// The Ed25519 key that signs its records, in hexadecimal.
+    pub record_key: String,
     /// The server that let it in.
     pub admitted_by: String,
     /// With which token.
@@ -119,6 +121,7 @@ struct RawRegistration {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct RawServer {
     root: String,
+    record_key: String,
     admitted_by: String,
     token: String,
     admitted: u64,
@@ -227,6 +230,7 @@ impl Record for ServerRecord {
     fn encode(&self) -> Bytes {
         write(&RawServer {
             root: self.root.clone(),
+            record_key: self.record_key.clone(),
             admitted_by: self.admitted_by.clone(),
             token: self.token.clone(),
             admitted: unix_seconds(self.admitted),
@@ -242,6 +246,7 @@ impl Record for ServerRecord {
         };
         Ok(Self {
             root: raw.root,
+            record_key: raw.record_key,
             admitted_by: raw.admitted_by,
             token: raw.token,
             admitted: time(raw.admitted)?,
@@ -278,6 +283,7 @@ mod tests {
         let at = |seconds| from_unix_seconds(seconds).unwrap();
         ServerRecord {
             root: "0a".to_owned(),
+            record_key: "0b".repeat(32),
             admitted_by: "s-1".to_owned(),
             token: "t-1".to_owned(),
             admitted: at(1_800_000_000),

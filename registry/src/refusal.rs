@@ -99,6 +99,7 @@ impl From<StoreError> for Refusal {
             StoreError::OutcomeUnknown { .. } => (Code::Unknown, code::OUTCOME_UNKNOWN),
             StoreError::Closed => (Code::Unavailable, code::STORE_CLOSED),
             StoreError::Refused { .. } => (Code::Unavailable, error.code()),
+            StoreError::Unvouched { .. } => (Code::FailedPrecondition, code::RECORDS_REFUSED),
         };
         let mut fault = catalogued(id, error.to_string());
         if let Some(source) = std::error::Error::source(&error) {

@@ -246,12 +246,13 @@ mod tests {
         let id = Some("spiffe://corp.example/user/ada");
         let all = [Role::Anonymous, Role::Node, Role::Server, Role::Viewer, Role::Editor, Role::Admin];
         for (access, expected) in [
-            (Access::Everybody, [true, true, true, true, true]),
-            (Access::Identified, [false, true, true, true, true]),
-            (Access::Agent, [false, true, false, false, false]),
-            (Access::Person(Role::Viewer), [false, false, true, true, true]),
-            (Access::Person(Role::Editor), [false, false, false, true, true]),
-            (Access::Person(Role::Admin), [false, false, false, false, true]),
+            (Access::Everybody, [true, true, true, true, true, true]),
+            (Access::Identified, [false, true, false, true, true, true]),
+            (Access::Agent, [false, true, false, false, false, false]),
+            (Access::Server, [false, false, true, false, false, false]),
+            (Access::Person(Role::Viewer), [false, false, false, true, true, true]),
+            (Access::Person(Role::Editor), [false, false, false, false, true, true]),
+            (Access::Person(Role::Admin), [false, false, false, false, false, true]),
         ] {
             assert_eq!(all.map(|role| access.allows(&caller(role, id))), expected, "{access}");
         }

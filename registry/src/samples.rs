@@ -29,6 +29,7 @@ use crate::{
     metrics::RegistryMetrics,
     presence::Presence,
     records::{NodeRecord, Record, RegistrationRecord},
+    seal::SealedStore,
     store::{
         Entry, Event, EventBatch, Expected, Revision, Store,
         embedded::{Bounds, EmbeddedStore, Settings},
@@ -225,11 +226,17 @@ impl Rig {
         let directory = tempfile::tempdir().unwrap();
         let settings = Settings { directory: directory.path().to_owned(), bounds };
         let store = EmbeddedStore::open(settings, clock.clone(), Arc::new(StoreMetrics::default())).await;
-        let store: Arc<dyn Store> = Arc::new(store.unwrap());
+        Self::over(Arc::new(store.unwrap()), directory, clock).await
+    }
+
+    /// Over a store that is open, with the server's own files in `directory`.
+    pub(crate) async fn over(store: Arc<dyn Store>, directory: tempfile::TempDir, clock: Clock) -> Self {
+        let records = Arc::new(SealedStore::open(store, directory.path()).await.unwrap());
+        let store: Arc<dyn Store> = records.clone();
         let presence = Presence::new(clock.clone());
         let metrics = Arc::new(RegistryMetrics::default());
         let started =
-            keeper::start(Arc::clone(&store), clock.clone(), &presence, domain(), Arc::clone(&metrics));
+            keeper::start(Arc::clone(&records), clock.clone(), &presence, domain(), Arc::clone(&metrics));
         let (world, keep) = started.await.unwrap();
         let mut keeper = JoinSet::new();
         keeper.spawn(async move {
@@ -252,6 +259,7 @@ impl Rig {
             },
             list_page: 500,
             store,
+            records,
             clock,
             trust_domain: domain(),
             cluster: "local".parse().unwrap(),

@@ -43,7 +43,7 @@ pub fn check(core: &Core, caller: &Caller, uid: Option<u32>) -> Result<(), Refus
 /// How many nodes hold a certificate of their own, or once did.
 fn joined(core: &Core) -> usize {
     let has_joined = |record: &NodeRecord| record.serial.is_some() || !record.banned.is_empty();
-    core.world.catalog().nodes().values().filter(|kept| has_joined(&kept.record)).count()
+    core.world.catalog().all_nodes().values().filter(|kept| has_joined(&kept.record)).count()
 }
 
 /// Whether the caller's agent runs on the server's host.

@@ -11,12 +11,15 @@
 //! Pure. The same function answers the discovery stream, `policy check` and the check of a change before it is made.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
+use weft_identity::spiffe::TrustDomain;
 use weft_policy::{
-    model::{Key, Kind, TargetRef, TcpRoute},
+    model::{
+        DefaultAuthorization, EgressMode, Key, Kind, Mesh, Metadata, NamespaceSettings, TargetRef, TcpRoute,
+    },
     name::{Namespace, NodeName, ObjectName, ServiceName},
     snapshot::{Unreadable, View, ViewKey, ViewObject},
 };
@@ -114,6 +117,10 @@ impl Builder<'_> {
             let own = in_namespace(world.catalog().policies(), namespace);
             let concerned = own.filter(|policy| concerns(&policy.targets, namespace, hosted));
             self.view.extend(concerned.cloned().map(ViewObject::AuthorizationPolicy));
+            if let Some(why) = world.catalog().closed(namespace) {
+                let key = ViewKey::AuthorizationPolicy(namespace.clone(), closed_name());
+                self.view.insert(Unreadable { key, targets: Vec::new(), why });
+            }
             for (key, aside) in world.catalog().unreadable() {
                 if let Some(policy) = unreadable_policy(key, namespace) {
                     let unreadable = Unreadable { key: policy, targets: Vec::new(), why: aside.why.clone() };
@@ -125,18 +132,53 @@ impl Builder<'_> {
 
     fn finish(mut self) -> View {
         let catalog = self.world.catalog();
-        self.view.extend(catalog.mesh().cloned().map(ViewObject::Mesh));
-        let settings = self.namespaces.iter().filter_map(|name| catalog.namespaces().get(name));
-        self.view.extend(settings.cloned().map(ViewObject::Namespace));
+        // Settings that somebody else may have written open nothing, neither to callers nor to the outside.
+        let mesh = match catalog.closed_mesh() {
+            Some(trust_domain) => Some(Arc::new(strictest_mesh(trust_domain))),
+            None => catalog.mesh().cloned(),
+        };
+        self.view.extend(mesh.map(ViewObject::Mesh));
+        let settings = self.namespaces.iter().filter_map(|name| match catalog.closed(name) {
+            Some(_) => strictest(name).map(Arc::new),
+            None => catalog.namespaces().get(name).cloned(),
+        });
+        self.view.extend(settings.map(ViewObject::Namespace));
         self.view.extend(self.world.denied().pages().cloned().map(ViewObject::Denied));
         self.view
     }
+}
+
+fn strictest_mesh(trust_domain: &TrustDomain) -> Mesh {
+    let name = "mesh".parse().expect("it is a name");
+    Mesh {
+        metadata: named(name),
+        trust_domain: trust_domain.clone(),
+        default_authorization: DefaultAuthorization::Deny,
+        egress: EgressMode::Deny,
+    }
+}
+
+fn strictest(namespace: &Namespace) -> Option<NamespaceSettings> {
+    // Both are one label of the same grammar.
+    let metadata = named(namespace.as_str().parse().ok()?);
+    let (default_authorization, egress) = (Some(DefaultAuthorization::Deny), Some(EgressMode::Deny));
+    Some(NamespaceSettings { metadata, default_authorization, egress })
+}
+
+fn named(name: ObjectName) -> Metadata {
+    let (labels, annotations) = (BTreeMap::new(), BTreeMap::new());
+    Metadata { namespace: None, name, labels, annotations, revision: 0 }
 }
 
 /// The key of a policy of `namespace` that cannot be read. Its targets are not known, so it is about the namespace.
 fn unreadable_policy(key: &Key, namespace: &Namespace) -> Option<ViewKey> {
     let own = key.kind == Kind::AuthorizationPolicy && key.namespace.as_ref() == Some(namespace);
     own.then(|| ViewKey::AuthorizationPolicy(namespace.clone(), key.name.clone()))
+}
+
+/// Under this name a namespace whose records cannot be vouched for is closed. A policy that is named so is closed with it.
+fn closed_name() -> ObjectName {
+    "closed-records".parse().expect("it is a name")
 }
 
 /// Whether something of `namespace` with these targets is about one of `services`.
@@ -153,7 +195,7 @@ fn namespaces_of(services: &BTreeSet<ServiceName>) -> HashSet<&Namespace> {
 
 /// The part of a map that belongs to one namespace.
 fn in_namespace<'a, V>(
-    map: &'a std::collections::BTreeMap<(Namespace, ObjectName), V>,
+    map: &'a BTreeMap<(Namespace, ObjectName), V>,
     namespace: &'a Namespace,
 ) -> impl Iterator<Item = &'a V> {
     let first = (namespace.clone(), smallest_name());
@@ -168,7 +210,7 @@ fn smallest_name() -> ObjectName {
 #[cfg(test)]
 mod tests {
     use weft_policy::{
-        model::{Mesh, Resource},
+        model::Resource,
         snapshot::{Revision, Snapshot, SnapshotContext},
     };
 

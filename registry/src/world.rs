@@ -9,7 +9,10 @@ use std::{
     sync::Arc,
 };
 
-use weft_identity::denied::{Denylist, Subject};
+use weft_identity::{
+    denied::{Denylist, Subject},
+    spiffe::SpiffeId,
+};
 use weft_policy::{
     model::{Endpoint, EndpointState, Service, Workload},
     name::{Namespace, NodeName, ObjectName, ServiceName},
@@ -139,8 +142,16 @@ fn served(catalog: &Catalog, scoped: &Scoped, workload: &Workload, grant: &Grant
     let found = own.filter_map(|name| {
         catalog.services().get(&ServiceName::new(scoped.0.clone(), name.clone())).cloned()
     });
+    // What a closed namespace says of others that may serve may be what somebody else wrote.
+    let closed = catalog.closed(&scoped.0).is_some();
+    let own_account = |service: &Service| {
+        SpiffeId::workload(catalog.trust_domain(), scoped.0.as_str(), service.metadata.name.as_str())
+            .is_ok_and(|own| own == workload.identity)
+    };
     let takes = |service: &Arc<Service>| {
-        service.may_be_served_by(&workload.identity, catalog.trust_domain()) && service.selects(&grant.labels)
+        (!closed || own_account(service))
+            && service.may_be_served_by(&workload.identity, catalog.trust_domain())
+            && service.selects(&grant.labels)
     };
     found.filter(takes).collect()
 }

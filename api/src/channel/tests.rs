@@ -36,6 +36,7 @@ use crate::{
     fault::{Fault, faults_to_status, status_to_faults},
     pb::identity::{
         GetBundleRequest, GetBundleResponse, IssueSvidRequest, IssueSvidResponse, JoinRequest, JoinResponse,
+        SignForRequest, SignForResponse,
         identity_client::IdentityClient,
         identity_server::{Identity, IdentityServer},
     },
@@ -103,6 +104,10 @@ struct WhoCalled {
 
 #[tonic::async_trait]
 impl Identity for WhoCalled {
+    async fn sign_for(&self, _: Request<SignForRequest>) -> Result<Response<SignForResponse>, Status> {
+        Err(Status::unimplemented("only who called is told"))
+    }
+
     async fn get_bundle(
         &self,
         request: Request<GetBundleRequest>,

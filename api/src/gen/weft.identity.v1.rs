@@ -16,6 +16,9 @@ pub struct JoinRequest {
     pub instance: ::prost::alloc::string::String,
     #[prost(bytes = "vec", tag = "6")]
     pub root: ::prost::alloc::vec::Vec<u8>,
+    /// The Ed25519 key that signs its records.
+    #[prost(bytes = "vec", tag = "7")]
+    pub record_key: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JoinResponse {
@@ -31,6 +34,9 @@ pub struct JoinResponse {
     pub namespace: ::prost::alloc::string::String,
     #[prost(string, tag = "5")]
     pub cluster: ::prost::alloc::string::String,
+    /// For a server: the keys that sign the records of the mesh.
+    #[prost(bytes = "vec", repeated, tag = "6")]
+    pub record_keys: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IssueSvidRequest {

@@ -153,6 +153,12 @@ pub(crate) enum ServerCommand {
         #[command(subcommand)]
         command: AuditCommand,
     },
+    /// Whether the records of the store are as the server wrote them; the server must not run
+    Records {
+        /// What to do
+        #[command(subcommand)]
+        command: RecordsCommand,
+    },
     /// Write everything that the store holds into a new file; the server must not run
     Backup {
         /// The file; only its owner can read it
@@ -193,6 +199,23 @@ pub(crate) enum AuditCommand {
     },
     /// Read the whole log and say whether anything was removed, changed or cut off: exit 0 whole, 1 not
     Verify,
+}
+
+/// `weft server records …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RecordsCommand {
+    /// Say what in the store is not as the server wrote it: exit 0 nothing, 1 something
+    Check {
+        /// Configuration file
+        #[arg(long, env = "WEFT_SERVER_CONFIG", default_value = "/etc/weft/server.yaml")]
+        config: PathBuf,
+    },
+    /// Sign what stands in the store, whoever wrote it, and say what was refused before
+    Accept {
+        /// Configuration file
+        #[arg(long, env = "WEFT_SERVER_CONFIG", default_value = "/etc/weft/server.yaml")]
+        config: PathBuf,
+    },
 }
 
 /// `weft server migrate`.

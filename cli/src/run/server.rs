@@ -12,7 +12,7 @@ use super::{agent::read_token, background, logs, memory, secrecy, signals};
 use crate::{
     args::{
         Global,
-        groups::{MigrateArgs, Purpose, ServerArgs, ServerCommand},
+        groups::{MigrateArgs, Purpose, RecordsCommand, ServerArgs, ServerCommand},
     },
     error::{CliError, Exit},
     observe::audit::audit,
@@ -49,8 +49,35 @@ pub(crate) fn server(args: &ServerArgs, global: &Global, output: &Output) -> Res
             output.talk(format!("next: weft server run --config {}", config.display()));
             Ok(ExitCode::SUCCESS)
         }
+        ServerCommand::Records { command } => records(command, output),
         ServerCommand::Migrate(args) => migrate(args, output),
     }
+}
+
+/// Says what in the store is not as the server wrote it, or signs it.
+fn records(command: &RecordsCommand, output: &Output) -> Result<ExitCode, CliError> {
+    let (found, accepted) = match command {
+        RecordsCommand::Check { config } => (moving::check_records(&read(config)?), false),
+        RecordsCommand::Accept { config } => (moving::accept_records(&read(config)?), true),
+    };
+    let found = found.map_err(refused)?;
+    for (key, why) in &found.records {
+        output.line(format!("{key}: {why}"))?;
+    }
+    for (group, why) in &found.groups {
+        output.line(format!("{group}: {why}"))?;
+    }
+    if found.is_empty() {
+        output.talk("every record is as the server wrote it");
+    } else if accepted {
+        output.talk(format!(
+            "{} records and {} groups are signed now",
+            found.records.len(),
+            found.groups.len()
+        ));
+    }
+    let whole = found.is_empty() || accepted;
+    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn told(moved: Moved) -> String {

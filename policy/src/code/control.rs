@@ -138,6 +138,10 @@ rows! {
     AUDIT_BROKEN = "W6055" Error "the audit log is not as it was written"
         cause: "an entry was removed, changed or cut off: by hand, by a damaged disk, or by an old copy of the directory"
         fix: ["see what is wrong:   weft server audit verify"];
+    RECORDS_REFUSED = "W6060" Error "records of the store are not as the server wrote them"
+        cause: "somebody else wrote, deleted or put back records in the store, or the server has lost its key of records; what they are about is denied"
+        fix: ["see which:   weft status",
+              "if what stands there is meant, stop the server and sign it:   weft server records accept"];
     SERVER_NOT_ADMITTED = "W6070" Error "the mesh does not know this server"
         cause: "a further server signs with a root of its own, which must be let into the trust bundle first"
         fix: ["on a server of the mesh:   weft token create --for server",

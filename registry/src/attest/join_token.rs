@@ -166,7 +166,15 @@ impl JoinTokens {
         };
         let known = match &record.purpose {
             Purpose::Agent { node, namespace } => {
-                Some(self.new_node(node, namespace, version, &mut beside).await?)
+                match self.new_node(node, namespace, version, &mut beside).await {
+                    Ok(known) => Some(known),
+                    // The node may be known because this very token was used between the two looks.
+                    Err(refusal) => {
+                        let now = self.core.store.get(&entry.key).await?;
+                        let moved = now.is_none_or(|now| now.mod_revision != entry.mod_revision);
+                        return if moved { Ok(None) } else { Err(refusal) };
+                    }
+                }
             }
             Purpose::Person { .. } | Purpose::Server => None,
         };
@@ -186,6 +194,7 @@ impl JoinTokens {
             spiffe_id: id.to_string(),
             namespace,
             cluster: self.core.cluster.to_string(),
+            record_keys: Vec::new(),
         }))
     }
 

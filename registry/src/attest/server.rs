@@ -18,6 +18,7 @@ use crate::{
     layout,
     records::{Record, ServerRecord},
     refusal::{Refusal, catalogued},
+    seal::RecordPublicKey,
     store::{Compare, Entry, StoreError},
 };
 
@@ -47,7 +48,10 @@ impl JoinTokens {
         if self.core.store.get(&key).await?.is_some() {
             return Err(refused(format!("a server {instance} was let in already")));
         }
+        let record_key = <[u8; 32]>::try_from(request.record_key.as_slice()).map(RecordPublicKey);
+        let record_key = record_key.map_err(|_| refused("its record key is none".to_owned()))?;
         let record = ServerRecord {
+            record_key: record_key.to_hex(),
             root: root.fingerprint.iter().map(|byte| format!("{byte:02x}")).collect(),
             admitted_by: self.core.instance.clone(),
             token: token.id.clone(),
@@ -66,6 +70,10 @@ impl JoinTokens {
             Err(StoreError::Conflict(_)) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
+        self.core
+            .records
+            .trust(record_key)
+            .map_err(|error| Refusal::new(Code::Internal, catalogued(error.code(), error.to_string())))?;
         self.core.world.wait_for_commit(revision, &ops).await;
         info!(
             target: "audit", instance, root = record.root, token = token.id, %revision,
@@ -79,6 +87,7 @@ impl JoinTokens {
             spiffe_id: id.to_string(),
             namespace: String::new(),
             cluster: self.core.cluster.to_string(),
+            record_keys: self.core.records.ring().trusted().iter().map(|key| key.0.to_vec()).collect(),
         }))
     }
 }

@@ -53,6 +53,7 @@ use crate::{
     core::Authority,
     issuance::{self, Issuance},
     refusal::catalogued,
+    seal::SealError,
     store::{Store, StoreError},
     timestamp::rfc3339,
 };
@@ -88,6 +89,9 @@ pub enum AuthorityFailure {
     /// The store.
     #[error("the store: {0}")]
     Store(#[from] StoreError),
+    /// The keys of records.
+    #[error("the keys of records: {0}")]
+    Records(#[from] SealError),
     /// The roots do not make a bundle.
     #[error("the roots do not make a bundle: {0}")]
     Bundle(#[from] BundleError),
@@ -143,6 +147,7 @@ impl AuthorityFailure {
             Self::Name(_) => code::BAD_SPIFFE_ID,
             Self::Store(error) => error.code(),
             Self::OtherTrustDomain { .. } => code::OTHER_TRUST_DOMAIN,
+            Self::Records(error) => error.code(),
             Self::NotAdmitted { .. } => code::SERVER_NOT_ADMITTED,
             Self::Interrupted => code::STORE_CLOSED,
         }
@@ -153,6 +158,12 @@ impl AuthorityFailure {
     pub fn fault(&self) -> Fault {
         catalogued(self.code(), self.to_string())
     }
+}
+
+/// Whether the server with `state_dir` has an authority, and so has run before.
+#[must_use]
+pub fn exists(state_dir: &Path) -> bool {
+    disk::path(state_dir).exists()
 }
 
 /// The authority of this server. See the module.

@@ -14,6 +14,7 @@ use crate::{
     clock::Clock,
     config::Config,
     layout,
+    seal::{KeyFile, KeyRing, RecordKey, RecordPublicKey},
     store::{Compare, Mirror, Op, Store, StoreError},
 };
 
@@ -74,6 +75,8 @@ pub struct Newcomer {
     pub instance: String,
     /// The root that is to stand in the bundle.
     pub root: CertificateDer<'static>,
+    keys: KeyFile,
+    ring: KeyRing,
 }
 
 impl Newcomer {
@@ -85,7 +88,37 @@ impl Newcomer {
     pub fn prepare(config: &Config, clock: &Clock) -> Result<Self, AuthorityFailure> {
         let path = disk::path(&config.state_dir);
         let ca = load_or_create(&path, &config.trust_domain, config.identity, None, None, clock.now())?;
-        Ok(Self { instance: ca.instance().to_owned(), root: ca.active_root().clone() })
+        let keys = KeyFile::of(&config.state_dir);
+        let ring = match keys.load()? {
+            Some(kept) => kept.ring,
+            None => {
+                let ring = KeyRing::of(RecordKey::create()?);
+                keys.store(&ring, false)?;
+                ring
+            }
+        };
+        Ok(Self { instance: ca.instance().to_owned(), root: ca.active_root().clone(), keys, ring })
+    }
+
+    /// The key that signs its records.
+    #[must_use]
+    pub fn record_key(&self) -> RecordPublicKey {
+        self.ring.own().public()
+    }
+
+    /// Takes records that one of `keys` signed, from its first start on.
+    ///
+    /// # Errors
+    ///
+    /// [`AuthorityFailure`] when they cannot be kept, or one is none.
+    pub fn trust(&self, keys: &[Vec<u8>]) -> Result<(), AuthorityFailure> {
+        for key in keys {
+            let key = <[u8; 32]>::try_from(key.as_slice()).map(RecordPublicKey);
+            let key =
+                key.map_err(|_| AuthorityFailure::BundleDamaged { why: "a record key is none".into() })?;
+            self.ring.trust(key);
+        }
+        Ok(self.keys.store(&self.ring, false)?)
     }
 }
 

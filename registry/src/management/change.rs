@@ -28,6 +28,7 @@ use crate::{
     layout,
     refusal::{Refusal, catalogued},
     roles::{Caller, Role},
+    seal,
     store::{Compare, MAX_TXN_OPS, Op, Revision, StoreError},
 };
 
@@ -351,8 +352,10 @@ fn transaction(
     }
     ops.extend(pending.map(Pending::put));
     compares.push(head.compare());
-    if ops.len().max(compares.len()) > MAX_TXN_OPS {
-        let what = format!("the change needs {} operations, one transaction has {MAX_TXN_OPS}", ops.len());
+    // Each namespace has a manifest that is written, and compared, with its records.
+    let needed = seal::operations(&ops);
+    if needed.max(compares.len() + needed - ops.len()) > MAX_TXN_OPS {
+        let what = format!("the change needs {needed} operations, one transaction has {MAX_TXN_OPS}");
         return Err(Refusal::invalid(vec![catalogued(code::OVER_LIMIT, what)]));
     }
     Ok((compares, ops))

@@ -20,6 +20,7 @@ use crate::{
     presence::{Link, Report},
     refusal::Refusal,
     roles::{Caller, Role},
+    seal::{Group, group::Closes},
     world::World,
 };
 
@@ -38,6 +39,7 @@ pub(super) async fn status(core: &Core, caller: &Caller, authority: &dyn Authori
     let reports = core.presence.reports();
     let services = services(&world, caller);
     let mut problems = authority.problems();
+    problems.extend(of_groups(core, &world, caller).await);
     problems.extend(unread);
     problems.extend(core.audit.problems());
     problems.extend(of_changes(&pending));
@@ -170,10 +172,28 @@ fn of_services(services: &[ServiceStatus]) -> Vec<Problem> {
     empty.map(|found| problem(code::NO_ENDPOINT, format!("{} has no endpoint", found.service))).collect()
 }
 
+/// Groups of records that are not as the server wrote them. That of a namespace is told to whoever may read it.
+async fn of_groups(core: &Core, world: &World, caller: &Caller) -> Vec<Problem> {
+    let mut broken: Vec<_> = world.catalog().broken().clone().into_iter().collect();
+    match core.records.broken_beside().await {
+        Ok(beside) => broken.extend(beside),
+        Err(failure) => return vec![problem(failure.code(), format!("cannot add records up: {failure}"))],
+    }
+    let visible = |group: &Group| match group.closes() {
+        Closes::Namespace(namespace) => caller.role_in(Some(&namespace)) >= Role::Viewer,
+        Closes::People | Closes::Nodes | Closes::Everything => caller.role_in(None) >= Role::Viewer,
+    };
+    let told = broken.into_iter().filter(|(group, _)| visible(group));
+    told.map(|(group, why)| problem(code::RECORDS_REFUSED, format!("{group} is closed: {why}"))).collect()
+}
+
 fn of_records(world: &World, caller: &Caller) -> Vec<Problem> {
     let unreadable = world.catalog().unreadable().iter();
     let visible = unreadable.filter(|(key, _)| caller.role_in(key.namespace.as_ref()) >= Role::Viewer);
     visible
-        .map(|(key, aside)| problem(code::UNREADABLE_RECORD, format!("{key} cannot be read: {}", aside.why)))
+        .map(|(key, aside)| match aside.refused {
+            true => problem(code::RECORDS_REFUSED, format!("{key} is refused: {}", aside.why)),
+            false => problem(code::UNREADABLE_RECORD, format!("{key} cannot be read: {}", aside.why)),
+        })
         .collect()
 }

@@ -14,6 +14,7 @@
 pub mod announce;
 pub mod balance;
 pub mod signing;
+pub mod trust;
 pub mod watch;
 
 use std::time::Duration;

@@ -14,6 +14,7 @@ use crate::{
     private::PrivateError,
     refusal::catalogued,
     roles::MethodsWithoutRole,
+    seal::SealError,
     store::{StoreError, embedded::OpenError, etcd, transfer::TransferError},
 };
 
@@ -29,6 +30,9 @@ pub enum ServerError {
     /// The store was not filled to its end, or something could not be moved into or out of it.
     #[error(transparent)]
     Transfer(#[from] TransferError),
+    /// The records of the store are not as the server wrote them, or its key of records cannot be used.
+    #[error(transparent)]
+    Seal(#[from] SealError),
     /// The files with which the server proves itself to etcd.
     #[error(transparent)]
     Secret(#[from] SecretError),
@@ -71,6 +75,7 @@ impl ServerError {
         let id = match self {
             Self::Store(error) => error.code(),
             Self::Etcd(error) => error.code(),
+            Self::Seal(error) => error.code(),
             Self::Secret(error) => error.code(),
             Self::Transfer(error) => error.code(),
             Self::Read(error) => error.code(),

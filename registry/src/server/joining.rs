@@ -111,10 +111,12 @@ async fn ask(token: &JoinToken, newcomer: &Newcomer) -> Result<Joined, JoinFailu
         version: VERSION.to_owned(),
         instance: newcomer.instance.clone(),
         root: newcomer.root.to_vec(),
+        record_key: newcomer.record_key().0.to_vec(),
         ..JoinRequest::default()
     };
     let answer = IdentityClient::new(channel).join(request).await;
     let answer = answer.map_err(|status| JoinFailure::Refused(Box::new(status)))?.into_inner();
+    newcomer.trust(&answer.record_keys)?;
     let bundle_sequence = answer.bundle.map_or(0, |bundle| bundle.sequence);
     Ok(Joined { instance: newcomer.instance.clone(), bundle_sequence })
 }

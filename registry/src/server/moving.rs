@@ -1,16 +1,22 @@
 //! A mesh that is moved while its server stands still: into a file, out of it, into etcd.
 //!
 //! Agents go on meanwhile as in any outage. The server's own directory (its authority, its name) stays where it is; what
-//! moves is what the store holds.
+//! moves is what the store holds, as its records read: they are signed anew where they arrive, so no key travels.
 
 use std::path::Path;
 use std::sync::Arc;
 
+use nix::unistd::geteuid;
 use tokio::runtime::Builder;
 
 use super::{ServerError, parts::open_store};
 use crate::clock::Clock;
 use crate::config::{Config, EtcdStoreConfig, StoreConfig};
+use crate::seal::{
+    KeyRing, RecordKey, Report, SealedStore, Seen,
+    keys::{Acceptances, KeyFile},
+    vouch,
+};
 use crate::store::{
     Revision, Store,
     etcd::EtcdStore,
@@ -41,7 +47,7 @@ impl Moved {
 pub fn back_up(config: &Config, file: &Path) -> Result<Moved, ServerError> {
     block_on(async {
         let store = open_store(config, &Clock::system(), &metrics()).await?;
-        let content = transfer::read(&*store).await?;
+        let content = opened(config, transfer::read(&*store).await?)?;
         transfer::write_file(file, &content)?;
         Ok(Moved::of(&content))
     })
@@ -62,7 +68,7 @@ pub fn restore(config: &Config, file: &Path) -> Result<Moved, ServerError> {
                 Arc::new(EtcdStore::open_from(settings, content.revision, Clock::system(), metrics()).await?)
             }
         };
-        transfer::fill(&*store, &content).await?;
+        transfer::fill(&*store, &sealed(config, &content)?).await?;
         Ok(Moved::of(&content))
     })
 }
@@ -76,15 +82,77 @@ pub fn migrate(config: &Config, etcd: &EtcdStoreConfig) -> Result<Moved, ServerE
     block_on(async {
         let content = {
             let store = open_store(config, &Clock::system(), &metrics()).await?;
-            transfer::read(&*store).await?
+            opened(config, transfer::read(&*store).await?)?
         };
         // The two have one directory, and so one lock: the first is closed by now.
         let settings = etcd.settings(&config.state_dir)?;
         let store = EtcdStore::open_from(settings, content.revision, Clock::system(), metrics()).await?;
-        transfer::fill(&store, &content).await?;
+        transfer::fill(&store, &sealed(config, &content)?).await?;
         store.close().await;
         Ok(Moved::of(&content))
     })
+}
+
+/// Says what of the store of `config` is not as the server wrote it. The server must not run.
+///
+/// # Errors
+///
+/// [`ServerError`].
+pub fn check_records(config: &Config) -> Result<Report, ServerError> {
+    block_on(async {
+        let store = open_store(config, &Clock::system(), &metrics()).await?;
+        transfer::check_finished(&*store).await?;
+        Ok(SealedStore::open(store, &config.state_dir).await?.inspect().await?)
+    })
+}
+
+/// Signs what stands in the store of `config`, and returns what of it was refused before. The server must not run; it
+/// tells its audit log when it starts.
+///
+/// # Errors
+///
+/// [`ServerError`]; part of it may be signed then.
+pub fn accept_records(config: &Config) -> Result<Report, ServerError> {
+    block_on(async {
+        let store = open_store(config, &Clock::system(), &metrics()).await?;
+        transfer::check_finished(&*store).await?;
+        let records = SealedStore::open(store, &config.state_dir).await?;
+        let found = records.inspect().await?;
+        if !found.is_empty() {
+            // Before anything is signed: what is interrupted is told as well.
+            Acceptances::of(&config.state_dir).note(&found, geteuid().as_raw())?;
+            records.accept().await?;
+            records.seen().flush()?;
+        }
+        Ok(found)
+    })
+}
+
+/// What records say. A store that was never sealed is taken as it is; one that somebody else has written into is refused.
+fn opened(config: &Config, content: Content) -> Result<Content, ServerError> {
+    let (keys, seen) = (KeyFile::of(&config.state_dir).load()?, Seen::load(&config.state_dir)?);
+    match keys {
+        Some(kept) if !kept.taking_over => Ok(vouch::opened(&content, &kept.ring, &seen)?),
+        Some(kept) => Ok(vouch::taken(&content, &kept.ring)),
+        None if vouch::is_sealed(&content) => {
+            // Without the key nobody knows what of it the server wrote.
+            Ok(vouch::opened(&content, &KeyRing::of(RecordKey::create()?), &seen)?)
+        }
+        None => Ok(content),
+    }
+}
+
+/// What is written into a store: signed with the key of the server that will run on it.
+fn sealed(config: &Config, content: &Content) -> Result<Content, ServerError> {
+    let (file, seen) = (KeyFile::of(&config.state_dir), Seen::load(&config.state_dir)?);
+    let ring = match file.load()? {
+        Some(kept) => kept.ring,
+        None => KeyRing::of(RecordKey::create()?),
+    };
+    file.store(&ring, false)?;
+    let sealed = vouch::sealed(content, &ring, &seen);
+    seen.flush()?;
+    Ok(sealed)
 }
 
 fn metrics() -> Arc<StoreMetrics> {

@@ -2,7 +2,7 @@
 
 use std::{
     future::Future,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -23,7 +23,10 @@ use super::{ServerError, Stop};
 use crate::{
     alarms::Alarms,
     attest::join_token::JoinTokens,
-    audit::{self, Audit},
+    audit::{
+        self, Audit,
+        chain::{Event, Outcome},
+    },
     authority::InstanceAuthority,
     bootstrap,
     clock::Clock,
@@ -42,6 +45,7 @@ use crate::{
     private,
     replicas::{self, LiveServer},
     roles,
+    seal::{SealedStore, Seen, keys::Acceptances},
     shared_uid::SharedUid,
     store::{
         Store,
@@ -69,6 +73,7 @@ pub(super) struct Parts {
     /// What must run for as long as anybody is served. The first to end ends the server.
     vital: JoinSet<&'static str>,
     audit: Audit,
+    seen: Arc<Seen>,
     /// Holds the store open until everything else is dropped.
     _store: Arc<dyn Store>,
 }
@@ -84,6 +89,9 @@ pub(super) async fn build(config: &Config, clock: &Clock) -> Result<Parts, Serve
     let store_metrics = Arc::new(StoreMetrics::default());
     let store = open_store(config, clock, &store_metrics).await?;
     transfer::check_finished(&*store).await?;
+    let records = Arc::new(SealedStore::open(store, &config.state_dir).await?);
+    let store: Arc<dyn Store> = records.clone();
+    replicas::trust::admitted(&records).await?;
     private::directory(&config.run_dir)?;
     let listeners = Listeners::open(config)?;
     let addresses = listeners.addresses.clone();
@@ -95,7 +103,7 @@ pub(super) async fn build(config: &Config, clock: &Clock) -> Result<Parts, Serve
     let presence = Presence::new(clock.clone());
     let domain = config.trust_domain.clone();
     let started =
-        keeper::start(Arc::clone(&store), clock.clone(), &presence, domain, Arc::clone(&metrics)).await;
+        keeper::start(Arc::clone(&records), clock.clone(), &presence, domain, Arc::clone(&metrics)).await;
     let (world, keeping) = started?;
     let draining = CancellationToken::new();
     let mut vital = JoinSet::new();
@@ -108,10 +116,13 @@ pub(super) async fn build(config: &Config, clock: &Clock) -> Result<Parts, Serve
     let (own, counted) = (authority.instance(), Arc::clone(&metrics));
     let (audit, writing) = audit::open(log, Arc::clone(&store), clock.clone(), &own, counted).await?;
     vital.spawn(named("the writer of the audit log", writing));
+    vital.spawn(named("what was seen of records", Arc::clone(records.seen()).keep(clock.clone())));
+    tell_acceptances(&audit, &records, &config.state_dir).await?;
     let servers = watch::Sender::default();
     let core = Core {
         audit: audit.clone(),
         store: Arc::clone(&store),
+        records: Arc::clone(&records),
         clock: clock.clone(),
         trust_domain: config.trust_domain.clone(),
         cluster: config.cluster.clone(),
@@ -143,6 +154,8 @@ pub(super) async fn build(config: &Config, clock: &Clock) -> Result<Parts, Serve
         let (reader, writer) = (Arc::new(core.clone()), Arc::new(core.clone()));
         vital.spawn(named("the watch over the servers", replicas::watch::run(reader, servers)));
         let (own_bundle, kept) = (Arc::clone(&authority), Arc::clone(&store));
+        let whose = replicas::trust::keep(Arc::clone(&records), clock.clone());
+        vital.spawn(named("the watch over whose records are taken", whose));
         vital.spawn(named("the watch over the bundle", async move { own_bundle.follow(kept).await }));
         vital.spawn(named("the presence of this server", replicas::announce::run(writer, own)));
     }
@@ -179,7 +192,26 @@ pub(super) async fn build(config: &Config, clock: &Clock) -> Result<Parts, Serve
     vital.spawn(named("the admin listener", serve_admin(listeners.admin, for_admin)));
     let kept = Arc::clone(&store);
     vital.spawn(named("the care of the authority", async move { authority.look_after(&*kept).await }));
-    Ok(Parts { addresses, draining, doors, vital, audit, _store: store })
+    Ok(Parts { addresses, draining, doors, vital, audit, seen: Arc::clone(records.seen()), _store: store })
+}
+
+/// Writes down that records were signed that the server had not written: those from before there were signatures, and
+/// those that a person has accepted.
+async fn tell_acceptances(audit: &Audit, records: &SealedStore, state_dir: &Path) -> Result<(), ServerError> {
+    let acceptances = Acceptances::of(state_dir);
+    let untold = acceptances.untold()?;
+    let taken_over = records.taken_over();
+    let taken_over = (taken_over > 0)
+        .then(|| format!("{taken_over} records from before there were signatures were signed as they stand"));
+    for what in taken_over.iter().chain(&untold) {
+        let event = Event::unknown("server", "records", Outcome::Allowed).because(what);
+        if audit.write(event).await.is_err() {
+            warn!(what, "the audit log cannot be told; it is told at the next start");
+            return Ok(());
+        }
+    }
+    acceptances.told();
+    Ok(())
 }
 
 /// Opens the store that the configuration names.
@@ -301,6 +333,9 @@ impl Parts {
                 }
                 if tokio::time::timeout(SETTLE, self.audit.settle()).await.is_err() {
                     warn!("the audit log could not be anchored before the end");
+                }
+                if let Err(error) = self.seen.flush() {
+                    warn!(%error, "it could not be kept which records were seen");
                 }
                 remove_socket(&self.addresses.socket);
                 info!("server ended");

@@ -103,6 +103,14 @@ pub enum StoreError {
         /// Why.
         source: Arc<super::etcd::OpenError>,
     },
+    /// The records beside which it would be written are not as the server wrote them; nothing was changed.
+    #[error("{what} cannot be vouched for: {why}")]
+    Unvouched {
+        /// Which records.
+        what: String,
+        /// What is wrong with them.
+        why: String,
+    },
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
@@ -144,6 +152,7 @@ impl StoreError {
             Self::NoLease { .. } => code::NO_LEASE,
             Self::Ahead { .. } => code::STORE_BEHIND,
             Self::Refused { source } => source.code(),
+            Self::Unvouched { .. } => code::RECORDS_REFUSED,
             Self::Closed => code::STORE_CLOSED,
         }
     }

@@ -32,7 +32,7 @@ mod shared;
 mod txn;
 
 #[cfg(test)]
-mod conformance;
+pub(crate) mod conformance;
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

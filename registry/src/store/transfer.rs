@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use weft_policy::code::{self, CodeId};
 
 use super::{
-    Compare, Entry, Expected, Key, MAX_TXN_BYTES, MAX_TXN_OPS, Op, Prefix, Revision, Store, StoreError,
+    Compare, Entry, Expected, Key, MAX_TXN_BYTES, MAX_TXN_OPS, Op, Prefix, Revision, Store, StoreError, Txn,
 };
 
 /// The record that stands in a store for as long as it is being filled.
@@ -124,7 +124,7 @@ pub async fn fill(store: &dyn Store, content: &Content) -> Result<(), TransferEr
         let put =
             |(key, value): &(Key, Bytes)| Op::Put { key: key.clone(), value: value.clone(), lease: None };
         let held = vec![Compare::Present(unfinished())];
-        store.txn(held, part.iter().map(put).collect()).await?;
+        store.commit(Txn::sealed(held, part.iter().map(put).collect())?).await?;
     }
     let found = store.list_all(&Prefix::everything()).await?.entries;
     let found = found.into_iter().filter(|entry| entry.key.as_str() != UNFINISHED);

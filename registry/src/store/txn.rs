@@ -11,6 +11,7 @@ use super::error::StoreError;
 use super::key::Key;
 use super::lease::LeaseId;
 use super::record::Revision;
+use crate::seal::OVERHEAD_BYTES;
 
 /// The largest value, in bytes (security.md 9.3: registry object).
 pub const MAX_VALUE_BYTES: usize = 256 * 1024;
@@ -123,6 +124,20 @@ impl Txn {
     /// [`StoreError::ValueTooLarge`], [`StoreError::TxnTooLong`] and [`StoreError::TxnTooLarge`]
     /// above the limits of this module; [`StoreError::KeyTwice`] if two operations name one key.
     pub fn new(compares: Vec<Compare>, ops: Vec<Op>) -> Result<Self, StoreError> {
+        Self::within(compares, ops, 0)
+    }
+
+    /// The same of records that are signed already: what signatures add does not count against the limits of what
+    /// records say. It is 16 KiB at most, and etcd has half a MiB of room above [`MAX_TXN_BYTES`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::new`].
+    pub(crate) fn sealed(compares: Vec<Compare>, ops: Vec<Op>) -> Result<Self, StoreError> {
+        Self::within(compares, ops, OVERHEAD_BYTES)
+    }
+
+    fn within(compares: Vec<Compare>, ops: Vec<Op>, overhead_bytes: usize) -> Result<Self, StoreError> {
         let longest = compares.len().max(ops.len());
         if longest > MAX_TXN_OPS {
             return Err(StoreError::TxnTooLong { ops: longest });
@@ -134,7 +149,7 @@ impl Txn {
                 Op::Put { value, .. } => value.len(),
                 Op::Delete(_) => 0,
             };
-            if value_bytes > MAX_VALUE_BYTES {
+            if value_bytes > MAX_VALUE_BYTES + overhead_bytes {
                 return Err(StoreError::ValueTooLarge { key: op.key().clone(), bytes: value_bytes });
             }
             if !keys.insert(op.key()) {
@@ -142,7 +157,8 @@ impl Txn {
             }
             bytes += op.key().as_str().len() + value_bytes;
         }
-        if bytes > MAX_TXN_BYTES {
+        // A manifest that the layer adds has its key and its condition as well.
+        if bytes > MAX_TXN_BYTES + longest * overhead_bytes * 16 {
             return Err(StoreError::TxnTooLarge { bytes });
         }
         Ok(Self { compares, ops, bytes })

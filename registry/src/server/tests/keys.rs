@@ -127,7 +127,7 @@ async fn cert_30_a_key_that_was_certified_for_somebody_else_is_refused_with_an_a
         secret: token.secret().to_owned(),
         node: "hostd".into(),
         csr: csr.clone(),
-        version: String::new(),
+        ..JoinRequest::default()
     };
     let joined = IdentityClient::new(rig.dial(None).await).join(request).await;
     assert_eq!(codes(joined).0, Code::PermissionDenied, "a joiner cannot bring a key of another either");

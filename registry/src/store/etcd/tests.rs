@@ -6,6 +6,7 @@ mod faults;
 mod process;
 mod relay;
 mod replaced;
+mod sealed;
 
 use std::time::Duration;
 
