@@ -224,7 +224,19 @@ impl PoolPlan {
         now: Instant,
         flows: impl Fn(u64) -> usize,
     ) {
-        for tunnel in self.tunnels_where(|slot| slot.key.source == *source) {
+        let chosen = self.tunnels_where(|slot| slot.key.source == *source);
+        self.retire(chosen, close_at, now, flows);
+    }
+
+    /// These tunnels are replaced, and closed at `close_at` at the latest.
+    pub(crate) fn retire(
+        &mut self,
+        tunnels: BTreeSet<u64>,
+        close_at: Instant,
+        now: Instant,
+        flows: impl Fn(u64) -> usize,
+    ) {
+        for tunnel in tunnels {
             if flows(tunnel) == 0 {
                 self.drain(tunnel, CloseCode::Replaced); // made anew when it is needed
                 continue;

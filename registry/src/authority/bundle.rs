@@ -1,7 +1,5 @@
 //! The trust bundle as the store keeps it: the roots and a sequence number that grows with each change of them.
 
-use std::collections::BTreeSet;
-
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use rustls_pki_types::CertificateDer;
@@ -22,6 +20,9 @@ const ATTEMPTS: usize = 5;
 struct RawBundle {
     sequence: u64,
     roots: Vec<String>,
+    /// SHA-256 of tainted roots.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    tainted: Vec<String>,
 }
 
 /// The stored bundle of `trust_domain`; `None` before the first start.
@@ -37,7 +38,8 @@ pub(super) async fn stored(
     entry.as_ref().map(|entry| decode(trust_domain, entry)).transpose()
 }
 
-/// Makes `roots` the stored bundle of `trust_domain` and returns it. Nothing is written when they stand there already.
+/// Makes `roots`, some of which are `tainted`, the stored bundle of `trust_domain` and returns it. Nothing is written when
+/// they stand there already.
 ///
 /// # Errors
 ///
@@ -46,19 +48,19 @@ pub(super) async fn publish(
     store: &dyn Store,
     trust_domain: &TrustDomain,
     roots: Vec<CertificateDer<'static>>,
+    tainted: &[[u8; 32]],
 ) -> Result<TrustBundle, AuthorityFailure> {
     let key = layout::bundle(trust_domain);
-    let wanted: BTreeSet<&[u8]> = roots.iter().map(|root| root.as_ref()).collect();
     for _ in 0..ATTEMPTS {
         let entry = store.get(&key).await?;
         let before = entry.as_ref().map(|entry| decode(trust_domain, entry)).transpose()?;
-        if let Some(before) = &before
-            && before.roots().map(|root| root.as_ref()).collect::<BTreeSet<_>>() == wanted
-        {
-            return Ok(before.clone());
-        }
-        let sequence = before.map_or(0, |bundle| bundle.sequence()).saturating_add(1);
-        let bundle = TrustBundle::new(trust_domain.clone(), roots.clone(), sequence)?;
+        let tainted = tainted.iter().copied();
+        let next = TrustBundle::following(before.as_ref(), trust_domain.clone(), roots.clone(), tainted)?;
+        let bundle = match (next, before) {
+            (Some(next), _) => next,
+            (None, Some(before)) => return Ok(before),
+            (None, None) => return Err(AuthorityFailure::BundleContended),
+        };
         let expected = entry.map_or(Expected::Absent, |entry| Expected::Unchanged(entry.mod_revision));
         match store.put(key.clone(), encode(&bundle), expected, None).await {
             Ok(_) => return Ok(bundle),
@@ -71,7 +73,8 @@ pub(super) async fn publish(
 
 fn encode(bundle: &TrustBundle) -> Bytes {
     let roots = bundle.roots().map(|root| STANDARD.encode(root)).collect();
-    let raw = RawBundle { sequence: bundle.sequence(), roots };
+    let tainted = bundle.tainted().iter().map(|root| STANDARD.encode(root)).collect();
+    let raw = RawBundle { sequence: bundle.sequence(), roots, tainted };
     serde_json::to_vec(&raw).expect("texts and numbers always serialise").into()
 }
 
@@ -81,5 +84,8 @@ fn decode(trust_domain: &TrustDomain, entry: &Entry) -> Result<TrustBundle, Auth
     let root = |text: &String| STANDARD.decode(text).map(CertificateDer::from);
     let roots: Result<Vec<_>, _> = raw.roots.iter().map(root).collect();
     let roots = roots.map_err(|error| damaged(error.to_string()))?;
-    Ok(TrustBundle::new(trust_domain.clone(), roots, raw.sequence)?)
+    let fingerprint = |text: &String| STANDARD.decode(text).ok().and_then(|bytes| bytes.try_into().ok());
+    let tainted: Option<Vec<[u8; 32]>> = raw.tainted.iter().map(fingerprint).collect();
+    let tainted = tainted.ok_or_else(|| damaged("a tainted root is no fingerprint".to_owned()))?;
+    Ok(TrustBundle::new(trust_domain.clone(), roots, raw.sequence)?.with_tainted(tainted))
 }
