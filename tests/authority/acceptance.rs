@@ -24,8 +24,8 @@ const SHORT: Duration = Duration::from_secs(180);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Between two exchanges of a flow.
 const PACE: Duration = Duration::from_millis(100);
-/// The least life of a flow: a quarter of the least that is left of a certificate when its tunnel is made.
-const LEAST_FLOW: Duration = Duration::from_secs(1);
+/// The least life of a flow: tunnels are replaced that long before they end, and a little more (`overlay::pool::plan`).
+const LEAST_FLOW: Duration = Duration::from_millis(500);
 
 #[test]
 fn roots_issuers_and_leaves_rotate_and_no_call_fails() {

@@ -35,6 +35,9 @@ fn a_rotation_by_hand_fails_no_call_and_what_is_left_under_a_revoked_root_ends_w
     rotate(&mesh, &["--phase", "rollback"]).expect_success();
     rotate(&mesh, &["--reason", "the old key leaked"]).expect_success();
     assert_eq!(states(&mesh), ["active", "tainted"]);
+    let audit =
+        mesh.on_server(&["server", "audit", "show", "--limit", "20", "-o", "json"]).expect_success().stdout;
+    assert!(audit.contains("RotateAuthority") && audit.contains("the old key leaked"), "{audit}");
     let early = rotate(&mesh, &[]);
     assert!(early.stderr.contains("W3050"), "{early}");
     flow.exchange(b"tainted").expect("cert_28: what a tainted root has signed is accepted");
@@ -52,9 +55,6 @@ fn a_rotation_by_hand_fails_no_call_and_what_is_left_under_a_revoked_root_ends_w
     let calls = traffic.stop();
     let failed = failed_since(&calls, Duration::ZERO);
     assert!(failed.is_empty(), "{} of {} calls failed: {:?}", failed.len(), calls.len(), failed.first());
-
-    let audit = mesh.on_server(&["server", "audit", "show"]).expect_success().stdout;
-    assert!(audit.contains("RotateAuthority") && audit.contains("the old key leaked"), "{audit}");
 }
 
 fn rotate(mesh: &Mesh, args: &[&str]) -> Finished {

@@ -35,7 +35,7 @@ pub(crate) fn scene(identity: &str, hosts: &[&str]) -> (Mesh, Vec<Process>) {
         .manifest(allow("order", "charge"))
         .node("served", &[Workload::new("charge").serves("http", LOCAL).serves("echo", ECHO)]);
     for host in hosts {
-        builder = builder.node(host, &[calling.clone()]);
+        builder = builder.node(host, std::slice::from_ref(&calling));
     }
     let mesh = builder.start();
     let served = mesh.host("served");

@@ -254,15 +254,13 @@ impl CertificateAuthority {
     /// [`StepError::NothingPrepared`]; [`StepError::NotEverywhere`] without `force`; clock, entropy.
     pub fn activate(&mut self, missing: usize, force: bool, now: SystemTime) -> Result<[u8; 32], StepError> {
         self.check_clock(now)?;
-        let prepared = self.prepared.as_ref().ok_or(StepError::NothingPrepared)?;
+        if self.prepared.is_none() {
+            return Err(StepError::NothingPrepared);
+        }
         if missing > 0 && !force {
             return Err(StepError::NotEverywhere(missing));
         }
-        let next = Arc::clone(&prepared.authority);
-        let intermediate = self.intermediate_under(&next, now)?;
-        self.forget_keys(|_| true);
-        self.prepared = None;
-        Ok(self.sign_with(next, intermediate, now))
+        Ok(self.activate_root(now)?)
     }
 
     /// Signs with the root before again; the present one becomes old. Gives the fingerprint of the former.
@@ -359,10 +357,7 @@ impl CertificateAuthority {
         let forced = missing > 0;
         let due = if forced { Some(self.last_at()) } else { self.activate_at() };
         if self.prepared.is_some() && due.is_some_and(|due| due <= now) {
-            let fingerprint = self.activate(0, true, now).map_err(|error| match error {
-                StepError::Authority(error) => error,
-                _ => AuthorityError::State,
-            })?;
+            let fingerprint = self.activate_root(now)?;
             done.push(Maintained::RootActivated { fingerprint, forced });
         } else if self.intermediate.half() <= now {
             self.intermediate = self.intermediate_under(&self.active, now)?;
@@ -497,6 +492,16 @@ impl CertificateAuthority {
         let name = fingerprint(authority.certificate());
         self.prepared = Some(Prepared { authority: Arc::new(authority), since: now });
         Ok(name)
+    }
+
+    /// Signs with the prepared root; with the present one still, when none is prepared.
+    fn activate_root(&mut self, now: SystemTime) -> Result<[u8; 32], AuthorityError> {
+        let Some(prepared) = &self.prepared else { return Ok(fingerprint(self.active_root())) };
+        let next = Arc::clone(&prepared.authority);
+        let intermediate = self.intermediate_under(&next, now)?;
+        self.forget_keys(|_| true);
+        self.prepared = None;
+        Ok(self.sign_with(next, intermediate, now))
     }
 
     fn intermediate_under(

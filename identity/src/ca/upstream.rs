@@ -112,9 +112,9 @@ impl Upstream {
         check_chain(&chain, trust_domain, least, now)?;
         let der = pem::private_key(key_pem).ok_or(UpstreamError::Key)?;
         let key = load_key(&der).map_err(|_| UpstreamError::Key)?;
-        let authority = SigningAuthority::join(chain, key).map_err(|error| match error {
-            AuthorityError::KeyMismatch => UpstreamError::KeyMismatch,
-            error => UpstreamError::Refused(error.to_string()),
+        let authority = SigningAuthority::join(chain, key).map_err(|error| {
+            let other_key = error == AuthorityError::KeyMismatch;
+            if other_key { UpstreamError::KeyMismatch } else { UpstreamError::Refused(error.to_string()) }
         })?;
         let upstream = Self { authority: Arc::new(authority) };
         upstream.try_out(trust_domain, now)?;
