@@ -9,7 +9,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use weft_api::pb::management::{
     AuthorityStatus, CreateTokenRequest, CreateTokenResponse, ListTokensResponse, Problem,
-    ShowAuthorityResponse,
+    RotateAuthorityRequest, RotateAuthorityResponse, ShowAuthorityResponse,
 };
 use weft_api::{manifest, record};
 use weft_identity::TrustDomain;
@@ -150,8 +150,15 @@ impl Authority for Silent {
         AuthorityStatus::default()
     }
 
-    fn show(&self) -> ShowAuthorityResponse {
-        ShowAuthorityResponse::default()
+    fn show(&self) -> BoxFuture<'_, Result<ShowAuthorityResponse, Refusal>> {
+        Box::pin(async { Ok(ShowAuthorityResponse::default()) })
+    }
+
+    fn rotate(
+        &self,
+        _request: RotateAuthorityRequest,
+    ) -> BoxFuture<'_, Result<RotateAuthorityResponse, Refusal>> {
+        Box::pin(async { Ok(RotateAuthorityResponse::default()) })
     }
 
     fn problems(&self) -> Vec<Problem> {

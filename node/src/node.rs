@@ -314,6 +314,7 @@ fn make_shared(
         report,
         proven: watch::Sender::new(0),
         denylists: watch::Sender::new(0),
+        bundle_news: watch::Sender::new(0),
         clock,
         files,
         config,

@@ -24,7 +24,7 @@ use weft_policy::code;
 use crate::{
     admin::{Bounded, Pages, admin_router, local::LocalListener, metrics_router},
     answers::{Answers, keep_conditions},
-    control::{discovery, identity, registration},
+    control::{discovery, identity, registration, taint},
     listen::{self, Purpose},
     listeners::{Listeners, PortGuard, UpstreamSpec},
     local::LocalWorkload,
@@ -88,6 +88,7 @@ async fn serve(parts: ControlParts) {
         discovery::keep_current(Arc::clone(&shared)),
         registration::keep_registered(Arc::clone(&shared)),
         identity::keep_fresh(Arc::clone(&shared), holder, listeners.renewals()),
+        taint::leave_tainted(Arc::clone(&shared)),
         keep_conditions(Arc::clone(&shared)),
     );
     error!("the control tasks ended by themselves");

@@ -94,6 +94,8 @@ pub(crate) struct Shared {
     pub(crate) proven: watch::Sender<u64>,
     /// Counts the denylists that came into force.
     pub(crate) denylists: watch::Sender<u64>,
+    /// Counts the trust bundles that came: what is under a tainted root is renewed.
+    pub(crate) bundle_news: watch::Sender<u64>,
     /// The workers' tunnels.
     pub(crate) planes: Mutex<Vec<Plane>>,
     pub(crate) labels: Mutex<BTreeMap<String, String>>,
@@ -178,19 +180,27 @@ impl Shared {
         self.sequence.load(Ordering::Relaxed)
     }
 
-    /// Puts a bundle in force and closes tunnels whose peer no longer chains to it.
-    pub(crate) fn publish_bundle(&self, bundle: TrustBundle) {
-        if let Err(error) = self.files.write(join::BUNDLE, bundle.to_jwks().as_bytes()) {
+    /// Puts a bundle in force and closes tunnels whose peer no longer chains to it. Says whether it is kept for a restart.
+    pub(crate) fn publish_bundle(&self, bundle: TrustBundle) -> bool {
+        let kept = self.files.write(join::BUNDLE, bundle.to_jwks().as_bytes());
+        if let Err(error) = &kept {
             warn!(%error, "the bundle is in force, but cannot be kept for a restart");
         }
         self.sequence.store(bundle.sequence(), Ordering::Relaxed);
         info!(sequence = bundle.sequence(), roots = bundle.roots().len(), "trust bundle in force");
         self.bundles.publish(TrustBundles::from(bundle));
+        self.bundle_news.send_modify(|count| *count += 1);
         for tunnel in self.planes().iter().flat_map(|plane| plane.overlay.tunnels()) {
             if let Err(code) = self.judge(&tunnel) {
                 tunnel.close(code, "the bundle in force does not vouch for it");
             }
         }
+        kept.is_ok()
+    }
+
+    /// Whether the holder's SVID is under a root of which everything is to be renewed at once.
+    pub(crate) fn is_tainted(&self, svid: &Svid) -> bool {
+        self.bundles.load().get(&self.trust_domain).is_some_and(|bundle| bundle.taints(svid.chain()))
     }
 
     /// Whether the bundle in force still vouches for the peer of a tunnel.

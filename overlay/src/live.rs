@@ -25,7 +25,7 @@ use crate::tunnel::{Phase, Role, Tunnel, TunnelCore};
 /// noticed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A tunnel is closed this long before `not_after`: one look, so that none is ever late.
-const EXPIRY_MARGIN: Duration = LOOK_EVERY;
+pub(crate) const EXPIRY_MARGIN: Duration = LOOK_EVERY;
 /// A control message must be whole within this time, or its stream is given up.
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(1);
 /// More control messages than any honest peer sends in the life of a tunnel.

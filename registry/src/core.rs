@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weft_api::pb::management::{
     AuthorityStatus, CreateTokenRequest, CreateTokenResponse, ListTokensResponse, Problem,
-    ShowAuthorityResponse,
+    RotateAuthorityRequest, RotateAuthorityResponse, ShowAuthorityResponse,
 };
 use weft_identity::{bundle::TrustBundle, spiffe::TrustDomain};
 use weft_policy::{limit::Rate, model::HostPort, name::ClusterName};
@@ -119,8 +119,14 @@ pub trait Authority: Send + Sync + 'static {
     /// Its roots, its intermediate and what it issued.
     fn status(&self) -> AuthorityStatus;
 
-    /// The same with the certificates.
-    fn show(&self) -> ShowAuthorityResponse;
+    /// The same with the certificates, and with what is still in use under tainted roots.
+    fn show(&self) -> BoxFuture<'_, Result<ShowAuthorityResponse, Refusal>>;
+
+    /// Takes one step in the life of the roots. The caller's role was checked.
+    fn rotate(
+        &self,
+        request: RotateAuthorityRequest,
+    ) -> BoxFuture<'_, Result<RotateAuthorityResponse, Refusal>>;
 
     /// What a person should look at: certificates that expire soon, roots on their way in or out.
     fn problems(&self) -> Vec<Problem>;

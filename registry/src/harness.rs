@@ -20,7 +20,8 @@ use weft_api::{
         discovery::discovery_client::DiscoveryClient,
         management::{
             AuthorityStatus, CreateTokenRequest, CreateTokenResponse, ListTokensResponse, Problem,
-            ShowAuthorityResponse, management_client::ManagementClient,
+            RotateAuthorityRequest, RotateAuthorityResponse, ShowAuthorityResponse,
+            management_client::ManagementClient,
         },
     },
 };
@@ -182,8 +183,15 @@ impl Authority for Nothing {
         AuthorityStatus::default()
     }
 
-    fn show(&self) -> ShowAuthorityResponse {
-        ShowAuthorityResponse::default()
+    fn show(&self) -> BoxFuture<'_, Result<ShowAuthorityResponse, Refusal>> {
+        Box::pin(async { Ok(ShowAuthorityResponse::default()) })
+    }
+
+    fn rotate(
+        &self,
+        _request: RotateAuthorityRequest,
+    ) -> BoxFuture<'_, Result<RotateAuthorityResponse, Refusal>> {
+        Box::pin(async { Ok(RotateAuthorityResponse::default()) })
     }
 
     fn problems(&self) -> Vec<Problem> {

@@ -26,6 +26,7 @@ use weft_identity::{
     ca::{AuthorityError, IssueError, IssuedSvid, LONGEST_LEAF},
     csr::SigningRequest,
     spiffe::{IdKind, SpiffeId},
+    svid::Serial,
 };
 use weft_policy::{
     code,
@@ -96,6 +97,15 @@ pub struct Beside {
     pub ops: Vec<Op>,
 }
 
+/// Who asks for a certificate.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// An identity, or `token <id>`.
+    pub by: String,
+    /// What the new certificate takes the place of.
+    pub replaces: Option<Serial>,
+}
+
 /// A certificate that is in the log.
 #[derive(Debug)]
 pub struct Logged {
@@ -139,7 +149,7 @@ impl Issuer {
         let svid = self.authority.sign(&csr, &id, ttl, self.core.clock.now());
         let svid = svid.map_err(|error| refused(&error))?;
         info!(target: "audit", %id, asked_by = %caller, serial = %svid.serial, "signed for another server");
-        Ok(SignForResponse { chain: chain(svid) })
+        Ok(SignForResponse { root: svid.root.to_vec(), chain: chain(svid) })
     }
 
     /// Issues what `request` asks for, if the caller may have it.
@@ -163,13 +173,15 @@ impl Issuer {
         let _place = self.place(Some(&own))?;
         let wanted = wanted(&own, &request.spiffe_id)?;
         let csr = parse(&request.csr)?;
+        let replaces = replaced(&request.replaces)?;
         let mut tries = 0;
         loop {
             let (ttl, renewal) = self.entitlement(caller, &own, &wanted).await?;
             let renews = renewal.is_some();
             let beside =
                 |svid: &IssuedSvid| renewal.map_or_else(Beside::default, |renewal| renewal.with(svid));
-            match self.sign_and_log(&csr, &wanted, ttl, own.to_string(), beside).await? {
+            let asked = Asked { by: own.to_string(), replaces: replaces.clone() };
+            match self.sign_and_log(&csr, &wanted, ttl, asked, beside).await? {
                 Outcome::Issued(logged) => {
                     self.told(&wanted, &own, &logged);
                     if renews {
@@ -224,9 +236,10 @@ impl Issuer {
         csr: &SigningRequest,
         id: &SpiffeId,
         ttl: Duration,
-        asked_by: String,
+        asked: Asked,
         beside: impl FnOnce(&IssuedSvid) -> Beside,
     ) -> Result<Outcome, Refusal> {
+        let asked_by = asked.by;
         let claim = match issuance::claim(&*self.core.store, csr, id).await? {
             KeyClaim::Free(compare) => compare,
             KeyClaim::Taken => {
@@ -250,7 +263,7 @@ impl Issuer {
         let mut beside = beside(&svid);
         beside.compares.push(claim);
         beside.compares.extend(free);
-        beside.ops.extend(Issuance::new(csr, id, &svid, now, asked_by).ops());
+        beside.ops.extend(Issuance::new(csr, id, &svid, now, asked_by).replacing(asked.replaces).ops());
         match self.core.store.txn(beside.compares, beside.ops).await {
             Ok(revision) => {
                 self.authority.count();
@@ -354,6 +367,16 @@ fn node_of(asked_by: &str) -> Option<NodeName> {
         IdKind::Node(name) => name.parse().ok(),
         IdKind::Workload { .. } | IdKind::Server(_) | IdKind::User(_) | IdKind::Other => None,
     }
+}
+
+/// The serial number of the certificate that the caller gives up.
+fn replaced(text: &str) -> Result<Option<Serial>, Refusal> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let serial =
+        text.parse().map_err(|_| Refusal::bad_value("replaces", "a serial number is hexadecimal"))?;
+    Ok(Some(serial))
 }
 
 /// The command that gives a workload's identity to a node, beside what the node has already.

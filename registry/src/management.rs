@@ -31,8 +31,9 @@ use weft_api::{
         DenyResponse, GetRequest, GetResponse, HistoryRequest, HistoryResponse, ListAuditRequest,
         ListAuditResponse, ListDeniedRequest, ListDeniedResponse, ListRequest, ListResponse,
         ListTokensRequest, ListTokensResponse, RevokeTokenRequest, RevokeTokenResponse, RollbackRequest,
-        ShowAuthorityRequest, ShowAuthorityResponse, StatusRequest, StatusResponse, UndenyRequest,
-        UndenyResponse, VerifyAuditRequest, VerifyAuditResponse, WatchEvent, WatchRequest,
+        RotateAuthorityRequest, RotateAuthorityResponse, ShowAuthorityRequest, ShowAuthorityResponse,
+        StatusRequest, StatusResponse, UndenyRequest, UndenyResponse, VerifyAuditRequest,
+        VerifyAuditResponse, WatchEvent, WatchRequest,
         management_server::{Management, ManagementServer},
     },
 };
@@ -192,8 +193,28 @@ impl Management for ManagementService {
         request: Request<ShowAuthorityRequest>,
     ) -> Result<Response<ShowAuthorityResponse>, Status> {
         let (caller, _) = opened(request)?;
-        let work = async { require(&caller, Role::Viewer).map(|()| self.authority.show()) };
+        let work = async {
+            require(&caller, Role::Viewer)?;
+            self.authority.show().await
+        };
         self.reading(&caller, Call::read("ShowAuthority"), work).await
+    }
+
+    async fn rotate_authority(
+        &self,
+        request: Request<RotateAuthorityRequest>,
+    ) -> Result<Response<RotateAuthorityResponse>, Status> {
+        let (caller, request) = opened(request)?;
+        let step = if request.step.is_empty() { "next" } else { &request.step };
+        let forced = if request.force { "forced" } else { "" };
+        let subject =
+            [called::subject("authority", step), called::subject("root", &request.root), forced.to_owned()];
+        let call = Call::change("RotateAuthority", true, &request.reason).about(subject);
+        let work = async {
+            admin(&caller)?;
+            self.authority.rotate(request).await
+        };
+        self.changing(&caller, call, work).await
     }
 
     async fn history(&self, request: Request<HistoryRequest>) -> Result<Response<HistoryResponse>, Status> {

@@ -71,6 +71,8 @@ pub struct Report {
     pub state: AgentState,
     /// The newest revision that it has in force.
     pub acked: Revision,
+    /// The sequence of the newest trust bundle that it has in force, as far as it said on this connection.
+    pub bundle: u64,
     /// What it was sent and has not answered.
     pub outstanding: Option<Outstanding>,
     /// What it refused, until it accepts something newer.
@@ -162,6 +164,7 @@ impl Presence {
         let report = Report {
             state: AgentState { boot, link },
             acked: known.map_or(Revision(0), |seat| seat.report.acked),
+            bundle: 0,
             outstanding: None,
             nack: known.and_then(|seat| seat.report.nack.clone()),
             version,
@@ -296,6 +299,11 @@ impl Connected {
             report.nack = None;
         });
         took
+    }
+
+    /// Notes that the agent has the trust bundle of `sequence` in force.
+    pub fn has_bundle(&self, sequence: u64) {
+        self.note(|report| report.bundle = report.bundle.max(sequence));
     }
 
     /// Notes that the agent refused `revision`.

@@ -174,6 +174,7 @@ pub const METHODS: &[(&str, Access)] = &[
     ("/weft.management.v1.Management/ListTokens", Access::Person(Role::Admin)),
     ("/weft.management.v1.Management/RevokeToken", Access::Person(Role::Admin)),
     ("/weft.management.v1.Management/Rollback", Access::Person(Role::Editor)),
+    ("/weft.management.v1.Management/RotateAuthority", Access::Person(Role::Admin)),
     ("/weft.management.v1.Management/ShowAuthority", Access::Person(Role::Viewer)),
     ("/weft.management.v1.Management/Status", Access::Person(Role::Viewer)),
     ("/weft.management.v1.Management/Undeny", Access::Person(Role::Admin)),

@@ -35,6 +35,7 @@ use prometheus_client::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use weft_api::channel::ChannelStats;
+use weft_identity::ca::RootState;
 
 use crate::{
     alarms::Alarms,
@@ -115,6 +116,21 @@ impl Collector for AuthorityCollector {
         let name = "weft_identity_certificate_expiry_seconds";
         let help = "When the server's own certificates end, in Unix seconds";
         expiry.encode(encoder.encode_descriptor(name, help, None, expiry.metric_type())?)?;
+        let roots = Family::<StateLabels, prometheus_client::metrics::gauge::Gauge>::default();
+        for state in [RootState::Prepared, RootState::Active, RootState::Old, RootState::Tainted] {
+            let state = state.as_str();
+            let count = status.roots.iter().filter(|root| root.state == state).count();
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            roots.get_or_create(&StateLabels { state }).set(count);
+        }
+        let help = "Roots of this server that are in the bundle, by state";
+        roots.encode(encoder.encode_descriptor("weft_identity_roots", help, None, roots.metric_type())?)?;
+        let lacking = status.roots.iter().filter(|root| root.state == RootState::Prepared.as_str());
+        let lacking: usize = lacking.map(|root| root.missing.len()).sum();
+        let lacking = ConstGauge::new(i64::try_from(lacking).unwrap_or(i64::MAX));
+        let name = "weft_identity_agents_without_prepared_root";
+        let help = "Agents that have not taken the prepared root, counted up to 100";
+        lacking.encode(encoder.encode_descriptor(name, help, None, lacking.metric_type())?)?;
         let issued = ConstCounter::new(status.issued);
         let help = "Certificates in the issuance log";
         issued.encode(encoder.encode_descriptor(
@@ -137,6 +153,11 @@ impl Collector for AuthorityCollector {
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct KindLabels {
     kind: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct StateLabels {
+    state: &'static str,
 }
 
 /// What a listener reports, read at each scrape.

@@ -1,11 +1,14 @@
-//! Whose word counts for which trust domain (CERT-01 to CERT-03, CERT-14, CERT-26, CERT-27).
+//! Whose word counts for which trust domain (CERT-01 to CERT-03, CERT-14, CERT-26 to CERT-28).
+
+use std::time::Duration;
 
 use rcgen::KeyUsagePurpose;
 use weft_identity::bundle::{TrustBundle, TrustBundles};
-use weft_identity::tls::ExpectedPeer;
+use weft_identity::tls::{ExpectedPeer, still_trusted};
+use weft_overlay::{CloseCode, Tunnel};
 use weft_tests::corpus::Corpus;
 use weft_tests::forge::{Authority, Leaf, Offset, Usage};
-use weft_tests::handshake::{LOCAL, Lab, ORDER, PARTNER};
+use weft_tests::handshake::{LOCAL, Lab, ORDER, PARTNER, accept, address, dial};
 
 use super::{BAD_AUTHORITY, HOUR, NOT_AN_SVID, SECOND, UNTRUSTED};
 
@@ -158,6 +161,67 @@ async fn cert_27_a_root_stops_at_its_end_to_the_second() {
     lab.accepts("a second before its end", &leaf).await;
     lab.at(end);
     lab.refuses("at its end", &leaf, UNTRUSTED, ORDER).await;
+}
+
+#[tokio::test]
+async fn cert_28_an_svid_whose_root_was_tainted_a_second_ago_is_accepted() {
+    let lab = Lab::new();
+    let next = Authority::root(LOCAL);
+    let leaf = lab.sign(&Leaf::good(ORDER));
+    let tainted = fingerprint_of(&lab, &[&lab.local]);
+    publish(&lab, &[&lab.local, &next], tainted);
+    tokio::time::sleep(SECOND).await;
+    lab.accepts("as a caller", &leaf).await;
+    assert!(lab.judge_callee(&leaf, exactly(ORDER)).await.is_ok(), "as a callee");
+    let bundles = lab.bundles.load();
+    let bundle = bundles.get(&LOCAL.parse().unwrap()).unwrap();
+    assert!(bundle.taints(&leaf.chain), "and its holder is told to renew it");
+    assert!(!bundle.taints(&next.sign(&Leaf::good(ORDER), &[]).chain));
+}
+
+#[tokio::test]
+async fn cert_28_an_svid_whose_root_was_revoked_a_second_ago_is_refused_and_its_live_tunnels_are_closed() {
+    let lab = Lab::new();
+    let leaked = Authority::root(LOCAL);
+    let (old, new) = (leaked.sign(&Leaf::good(ORDER), &[]), lab.sign(&Leaf::good(ORDER)));
+    publish(&lab, &[&lab.local, &leaked], Vec::new());
+    let victim = lab.victim();
+    let mut live = Vec::new();
+    for leaf in [&old, &new] {
+        let call = dial(address(&victim), lab.attacker_config(leaf.presented()));
+        let (dialled, accepted) = tokio::join!(call, accept(&victim));
+        live.push((dialled.expect("it is in"), accepted.expect("it is in order")));
+    }
+
+    publish(&lab, &[&lab.local], Vec::new());
+    let bundles = lab.bundles.load();
+    let distrusted = |tunnel: &Tunnel| {
+        still_trusted(&tunnel.peer_chain(), &bundles, Offset::Ago(Duration::ZERO).moment()).is_err()
+    };
+    victim.close_where(CloseCode::AuthorityRevoked, "its authority has left the bundle", distrusted);
+    let closed = live[0].0.closed().await;
+    assert!(closed.to_string().contains("its authority has left the bundle"), "{closed}");
+    assert!(live[1].0.close_reason().is_none(), "what is under the other root goes on");
+
+    tokio::time::sleep(SECOND).await;
+    lab.refuses("as a caller", &old, UNTRUSTED, ORDER).await;
+    assert!(lab.judge_callee(&old, exactly(ORDER)).await.is_err(), "as a callee");
+    lab.accepts("under the other root", &new).await;
+}
+
+/// SHA-256 of the roots, as a bundle counts them.
+fn fingerprint_of(lab: &Lab, roots: &[&Authority]) -> Vec<[u8; 32]> {
+    publish(lab, roots, Vec::new());
+    lab.bundles.load().get(&LOCAL.parse().unwrap()).unwrap().fingerprints()
+}
+
+/// The victim trusts exactly `roots` for its own domain from now on, some of which are tainted.
+fn publish(lab: &Lab, roots: &[&Authority], tainted: Vec<[u8; 32]>) {
+    let mut bundles = TrustBundles::clone(&lab.bundles.load());
+    let roots = roots.iter().map(|root| root.certificate().clone()).collect();
+    let bundle = TrustBundle::new(LOCAL.parse().unwrap(), roots, 3).unwrap().with_tainted(tainted);
+    bundles.insert(bundle).unwrap();
+    lab.bundles.publish(bundles);
 }
 
 #[tokio::test]

@@ -41,6 +41,19 @@ pub(crate) const TESTS: &[Elsewhere] = &[
         "what_expires_unrenewed_is_a_problem_that_people_are_told",
     ),
     elsewhere("W3015", "registry/src/issuer.rs", "why_the_authority_does_not_sign_has_a_code_of_its_own"),
+    // An agent that does not take a root, and one that comes back from a minute away.
+    elsewhere(
+        "W3050",
+        "registry/src/authority/tests/steps.rs",
+        "a_rotation_is_taken_step_by_step_and_each_says_what_it_waits_for",
+    ),
+    elsewhere("W3052", "registry/src/authority/tests/steps.rs", "force_takes_a_step_that_waits_and_warns"),
+    // The PKI of a company.
+    elsewhere(
+        "W3053",
+        "registry/src/authority/tests/above.rs",
+        "files_that_cannot_be_used_keep_the_server_from_starting_with_their_code",
+    ),
     // An agent that has renewed, and its copy: half of a certificate's life.
     elsewhere(
         "W3027",

@@ -66,6 +66,9 @@ pub(crate) const CASES: &[Case] = &[
         let token = user_token(s, "eve", "viewer");
         told_by(&s.mesh.join("spare", &token), "W7010")
     }),
+    case("W3051", "a rotation whose root is not prepared", |s| {
+        s.told(CTL, &["identity", "ca", "rotate", "--phase", "activate", "--yes"], "W3051")
+    }),
     case("W7011", "a token among the arguments", token_in_arguments),
     case("W7012", "a mesh of its own where an agent has joined", |s| {
         s.told("hosta", &["up", "--listen", "0.0.0.0"], "W7012")

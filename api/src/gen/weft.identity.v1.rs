@@ -44,6 +44,10 @@ pub struct IssueSvidRequest {
     pub spiffe_id: ::prost::alloc::string::String,
     #[prost(bytes = "vec", tag = "2")]
     pub csr: ::prost::alloc::vec::Vec<u8>,
+    /// The serial number, in hexadecimal, of the certificate that the caller will not present any more once it has this
+    /// one; empty for none.
+    #[prost(string, tag = "3")]
+    pub replaces: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IssueSvidResponse {
@@ -75,6 +79,9 @@ pub struct SignForRequest {
 pub struct SignForResponse {
     #[prost(bytes = "vec", repeated, tag = "1")]
     pub chain: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// SHA-256 of the root that it leads to.
+    #[prost(bytes = "vec", tag = "2")]
+    pub root: ::prost::alloc::vec::Vec<u8>,
 }
 /// Generated client implementations.
 pub mod identity_client {

@@ -526,19 +526,72 @@ pub struct AuthorityStatus {
     pub bundle_sequence: u64,
     #[prost(string, tag = "5")]
     pub leaf_ttl: ::prost::alloc::string::String,
+    /// What the schedule does next to the roots of this server: prepare | activate, and from when on, RFC 3339.
+    #[prost(string, tag = "6")]
+    pub next_step: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub next_step_at: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RootStatus {
+    /// SHA-256, hexadecimal.
     #[prost(string, tag = "1")]
     pub fingerprint: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub not_before: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub not_after: ::prost::alloc::string::String,
+    /// Empty for a root of another server.
     #[prost(string, tag = "4")]
     pub instance: ::prost::alloc::string::String,
     #[prost(bool, tag = "5")]
     pub active: bool,
+    /// prepared | active | old | tainted | revoked; empty for a root of another server.
+    #[prost(string, tag = "6")]
+    pub state: ::prost::alloc::string::String,
+    /// RFC 3339, since when it is in that state.
+    #[prost(string, tag = "7")]
+    pub since: ::prost::alloc::string::String,
+    /// The connected agents that have not taken a bundle with this root; at most 100.
+    #[prost(string, repeated, tag = "8")]
+    pub missing: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Valid certificates under it that were not renewed; counted for a tainted root by ShowAuthority alone.
+    #[prost(uint32, tag = "9")]
+    pub unrenewed: u32,
+    /// Its key is kept, so that an activation can be taken back.
+    #[prost(bool, tag = "10")]
+    pub can_return: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RotateAuthorityRequest {
+    /// prepare | activate | taint | revoke | rollback; empty for the one that is next.
+    #[prost(string, tag = "1")]
+    pub step: ::prost::alloc::string::String,
+    /// The root to taint or revoke: its SHA-256, or the first eight or more digits of it. Empty where there is one choice.
+    #[prost(string, tag = "2")]
+    pub root: ::prost::alloc::string::String,
+    /// Also when agents lack the root that is activated, or certificates under the one that is revoked are in use.
+    #[prost(bool, tag = "3")]
+    pub force: bool,
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RotateAuthorityResponse {
+    /// The step that was taken.
+    #[prost(string, tag = "1")]
+    pub step: ::prost::alloc::string::String,
+    /// SHA-256 of the root that it was about, hexadecimal.
+    #[prost(string, tag = "2")]
+    pub root: ::prost::alloc::string::String,
+    /// The step that comes after it; empty when the rotation is complete.
+    #[prost(string, tag = "3")]
+    pub next: ::prost::alloc::string::String,
+    /// What a person should know, each led by its code.
+    #[prost(string, repeated, tag = "4")]
+    pub warnings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, optional, tag = "5")]
+    pub authority: ::core::option::Option<AuthorityStatus>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Problem {
@@ -1172,6 +1225,33 @@ pub mod management_client {
                 .insert(GrpcMethod::new("weft.management.v1.Management", "ListDenied"));
             self.inner.unary(req, path, codec).await
         }
+        /// admin. One step in the life of this server's roots.
+        pub async fn rotate_authority(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RotateAuthorityRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RotateAuthorityResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/weft.management.v1.Management/RotateAuthority",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("weft.management.v1.Management", "RotateAuthority"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1311,6 +1391,14 @@ pub mod management_server {
             request: tonic::Request<super::ListDeniedRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ListDeniedResponse>,
+            tonic::Status,
+        >;
+        /// admin. One step in the life of this server's roots.
+        async fn rotate_authority(
+            &self,
+            request: tonic::Request<super::RotateAuthorityRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RotateAuthorityResponse>,
             tonic::Status,
         >;
     }
@@ -2218,6 +2306,51 @@ pub mod management_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListDeniedSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/weft.management.v1.Management/RotateAuthority" => {
+                    #[allow(non_camel_case_types)]
+                    struct RotateAuthoritySvc<T: Management>(pub Arc<T>);
+                    impl<
+                        T: Management,
+                    > tonic::server::UnaryService<super::RotateAuthorityRequest>
+                    for RotateAuthoritySvc<T> {
+                        type Response = super::RotateAuthorityResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RotateAuthorityRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Management>::rotate_authority(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RotateAuthoritySvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::parse_duration;
+use super::{authority::AuthorityCommand, parse_duration};
 
 /// `weft demo`.
 #[derive(Args, Debug)]
@@ -487,7 +487,7 @@ pub(crate) enum IdentityCommand {
     Ca {
         /// What to do
         #[command(subcommand)]
-        command: ShowCommand,
+        command: AuthorityCommand,
     },
 }
 
@@ -536,17 +536,6 @@ pub(crate) struct BanArgs {
     /// Why; kept with the ban, and told to the node when the server refuses it
     #[arg(long, default_value = "")]
     pub(crate) reason: String,
-}
-
-/// `… show`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum ShowCommand {
-    /// Show it
-    Show {
-        /// With the certificates in PEM
-        #[arg(long)]
-        pem: bool,
-    },
 }
 
 /// `weft status`.

@@ -1,5 +1,6 @@
 //! What a person can type, and nothing about what it does.
 
+pub(crate) mod authority;
 pub(crate) mod changes;
 pub(crate) mod completion;
 pub(crate) mod groups;

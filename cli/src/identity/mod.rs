@@ -2,5 +2,6 @@
 
 pub(crate) mod denied;
 pub(crate) mod person;
+pub(crate) mod rotate;
 pub(crate) mod show;
 pub(crate) mod token;

@@ -10,7 +10,7 @@ use tonic::transport::Channel;
 use weft_api::{
     channel::{self, ALPN_H2, ConnectSettings},
     fault::Fault,
-    pb::identity::{IssueSvidRequest, JoinRequest, identity_client::IdentityClient},
+    pb::identity::{GetBundleRequest, IssueSvidRequest, JoinRequest, identity_client::IdentityClient},
     token::{JoinToken, Subject},
 };
 use weft_identity::{
@@ -149,12 +149,29 @@ impl Person {
         if validity.remaining(now) < validity.period() / 2 {
             self.renew(channel.clone()).await?;
         }
+        self.refresh_bundle(channel.clone()).await?;
         Ok(channel)
+    }
+
+    /// Learns of new roots before one of them signs the server's certificate. A server that does not tell leaves what is
+    /// known; an older bundle is a rollback and is not taken.
+    async fn refresh_bundle(&mut self, channel: Channel) -> Result<(), CliError> {
+        let Ok(answer) = IdentityClient::new(channel).get_bundle(GetBundleRequest {}).await else {
+            return Ok(());
+        };
+        let (answer, domain) = (answer.into_inner(), self.bundle.trust_domain().clone());
+        let roots: Vec<_> = answer.roots.into_iter().map(CertificateDer::from).collect();
+        if answer.sequence <= self.bundle.sequence() || answer.trust_domain != domain.as_str() {
+            return Ok(());
+        }
+        self.bundle = TrustBundle::new(domain, roots, answer.sequence).map_err(CliError::internal)?;
+        self.keep()
     }
 
     async fn renew(&mut self, channel: Channel) -> Result<(), CliError> {
         let (key, csr) = SigningRequest::create().map_err(CliError::internal)?;
-        let request = IssueSvidRequest { spiffe_id: self.svid.id().to_string(), csr };
+        let replaces = self.svid.serial().to_string();
+        let request = IssueSvidRequest { spiffe_id: self.svid.id().to_string(), csr, replaces };
         let answer = IdentityClient::new(channel).issue_svid(request).await?.into_inner();
         let chain = answer.chain.into_iter().map(CertificateDer::from).collect();
         self.svid = Svid::parse(chain, key).map_err(CliError::internal)?;

@@ -9,7 +9,8 @@ use super::denied;
 use crate::{
     args::{
         Global,
-        groups::{IdentityArgs, IdentityCommand, ShowCommand, SvidCommand},
+        authority::AuthorityCommand,
+        groups::{IdentityArgs, IdentityCommand, SvidCommand},
     },
     client,
     error::CliError,
@@ -26,7 +27,10 @@ pub(crate) fn identity(args: &IdentityArgs, global: &Global, output: &Output) ->
             SvidCommand::Denied => denied::list(global, output),
             SvidCommand::Restore(args) => denied::restore(args, global, output),
         },
-        IdentityCommand::Ca { command: ShowCommand::Show { pem } } => authority(*pem, global, output),
+        IdentityCommand::Ca { command: AuthorityCommand::Show { pem } } => authority(*pem, global, output),
+        IdentityCommand::Ca { command: AuthorityCommand::Rotate(args) } => {
+            super::rotate::rotate(args, global, output)
+        }
     }
 }
 
@@ -77,13 +81,8 @@ fn authority(pem: bool, global: &Global, output: &Output) -> Result<ExitCode, Cl
     output.line(format!("leaf lifetime   {}", authority.leaf_ttl))?;
     output.line(format!("issued          {}", authority.issued))?;
     output.line(format!("intermediate    until {}", authority.intermediate_not_after))?;
-    for root in &authority.roots {
-        let active = if root.active { "active" } else { "old" };
-        output.line(format!(
-            "root            {active}  {} … {}  sha256 {}  of {}",
-            root.not_before, root.not_after, root.fingerprint, root.instance
-        ))?;
-    }
+    output.line(format!("next            {} at {}", authority.next_step, authority.next_step_at))?;
+    print_roots(&authority.roots, output)?;
     if pem {
         for root in &answer.roots_pem {
             output.line(root.trim_end())?;
@@ -92,11 +91,34 @@ fn authority(pem: bool, global: &Global, output: &Output) -> Result<ExitCode, Cl
     Ok(ExitCode::SUCCESS)
 }
 
+/// Each root with its state, and what it waits for.
+pub(crate) fn print_roots(roots: &[RootStatus], output: &Output) -> Result<(), CliError> {
+    for root in roots {
+        let state = if root.state.is_empty() { "other" } else { &root.state };
+        let of = if root.instance.is_empty() { "another server" } else { &root.instance };
+        output.line(format!(
+            "root            {state}  {} … {}  sha256 {}  of {of}",
+            root.not_before, root.not_after, root.fingerprint
+        ))?;
+        if !root.missing.is_empty() {
+            output.line(format!("                not taken by {}", root.missing.join(", ")))?;
+        }
+        if root.unrenewed > 0 {
+            output.line(format!(
+                "                {} certificates under it are not renewed yet",
+                root.unrenewed
+            ))?;
+        }
+    }
+    Ok(())
+}
+
 /// The authority in the API's own words.
 pub(crate) fn authority_json(authority: &AuthorityStatus) -> Value {
     let root = |r: &RootStatus| {
         json!({"sha256": r.fingerprint, "notBefore": r.not_before, "notAfter": r.not_after, "instance": r.instance,
-               "active": r.active})
+               "active": r.active, "state": r.state, "since": r.since, "missing": r.missing,
+               "unrenewed": r.unrenewed, "canReturn": r.can_return})
     };
     json!({
         "roots": authority.roots.iter().map(root).collect::<Vec<_>>(),
@@ -104,5 +126,7 @@ pub(crate) fn authority_json(authority: &AuthorityStatus) -> Value {
         "issued": authority.issued,
         "bundleSequence": authority.bundle_sequence,
         "leafTtl": authority.leaf_ttl,
+        "nextStep": authority.next_step,
+        "nextStepAt": authority.next_step_at,
     })
 }

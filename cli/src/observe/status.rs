@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 use weft_api::pb::{
     agent::{AgentStatusRequest, AgentStatusResponse},
-    management::{AgentStatus, ObjectRef, PendingChange, Problem, StatusRequest, StatusResponse},
+    management::{AgentStatus, ObjectRef, PendingChange, Problem, RootStatus, StatusRequest, StatusResponse},
 };
 
 use crate::{
@@ -130,8 +130,12 @@ fn print_server(status: &StatusResponse, output: &Output) -> Result<(), CliError
         status.instance, status.trust_domain, status.cluster, status.revision, status.version
     ))?;
     if let Some(authority) = &status.authority {
-        let roots =
-            authority.roots.iter().map(|r| format!("until {}", r.not_after)).collect::<Vec<_>>().join(", ");
+        let root = |r: &RootStatus| match r.state.as_str() {
+            "" | "active" => format!("until {}", r.not_after),
+            state => format!("{state} until {}", r.not_after),
+        };
+        let published = authority.roots.iter().filter(|root| root.state != "revoked");
+        let roots = published.map(root).collect::<Vec<_>>().join(", ");
         output.line(format!(
             "ca       {} issued  intermediate until {}  roots: {roots}",
             authority.issued, authority.intermediate_not_after

@@ -6,7 +6,7 @@
 
 mod jwks;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -15,8 +15,10 @@ use rustls_pki_types::{CertificateDer, TrustAnchor};
 use crate::denied::Denylist;
 use crate::spiffe::TrustDomain;
 use crate::svid::{SvidError, Validity, profile};
+use crate::tls::SIGNATURES;
 use crate::x509::certificate::Certificate;
 use crate::x509::fingerprint;
+use crate::x509::public_key::Signed;
 
 /// Largest JWK Set that is read, in bytes (security.md 9.3).
 pub const MAX_BUNDLE_BYTES: usize = 1024 * 1024;
@@ -83,6 +85,7 @@ pub struct TrustBundle {
     roots: Vec<Root>,
     sequence: u64,
     refresh_hint: Option<Duration>,
+    tainted: BTreeSet<[u8; 32]>,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -117,7 +120,60 @@ impl TrustBundle {
         if kept.len() > MAX_BUNDLE_KEYS {
             return Err(BundleError::TooManyKeys(kept.len()));
         }
-        Ok(Self { trust_domain, roots: kept, sequence, refresh_hint: None })
+        Ok(Self { trust_domain, roots: kept, sequence, refresh_hint: None, tainted: BTreeSet::new() })
+    }
+
+    /// What a publisher tells after `before`, with the next sequence number; `None` when that says the same already.
+    ///
+    /// # Errors
+    ///
+    /// As [`TrustBundle::new`].
+    pub fn following(
+        before: Option<&Self>,
+        trust_domain: TrustDomain,
+        roots: Vec<CertificateDer<'static>>,
+        tainted: impl IntoIterator<Item = [u8; 32]>,
+    ) -> Result<Option<Self>, BundleError> {
+        let sequence = before.map_or(0, Self::sequence).saturating_add(1);
+        let next = Self::new(trust_domain, roots, sequence)?.with_tainted(tainted);
+        let same = |before: &Self| {
+            let set = |bundle: &Self| bundle.fingerprints().into_iter().collect::<BTreeSet<_>>();
+            before.tainted == next.tainted && set(before) == set(&next)
+        };
+        Ok(if before.is_some_and(same) { None } else { Some(next) })
+    }
+
+    /// The same roots, of which some (SHA-256 of their DER) are tainted: what they have signed is good, and to be renewed
+    /// at once. It is not part of the JWK Set form.
+    pub fn with_tainted(mut self, roots: impl IntoIterator<Item = [u8; 32]>) -> Self {
+        let known: BTreeSet<_> = self.fingerprints().into_iter().collect();
+        self.tainted = roots.into_iter().filter(|root| known.contains(root)).collect();
+        self
+    }
+
+    /// SHA-256 of the DER of each tainted root.
+    pub fn tainted(&self) -> &BTreeSet<[u8; 32]> {
+        &self.tainted
+    }
+
+    /// Whether `chain`, leaf first and without its root, was signed under a tainted root.
+    ///
+    /// It is not verified otherwise: this is for one's own chain, and for what one has issued.
+    pub fn taints(&self, chain: &[CertificateDer<'_>]) -> bool {
+        if self.tainted.is_empty() {
+            return false;
+        }
+        let top = chain.last().map(|der| (Certificate::parse(der), Signed::parse(der)));
+        let Some((Ok(top), Ok(signed))) = top else { return false };
+        let signs = |root: &Root| {
+            Certificate::parse(&root.certificate).is_ok_and(|root| {
+                root.subject == top.issuer
+                    && profile::names_issuer(&top, &root).unwrap_or(false)
+                    && signed.is_signed_with(root.spki, SIGNATURES.all)
+            })
+        };
+        let tainted = |root: &&Root| self.tainted.contains(&fingerprint(&root.certificate));
+        self.roots.iter().filter(tainted).any(signs)
     }
 
     /// The same roots with a hint how often consumers should ask again, clamped to the honoured range.
@@ -170,6 +226,19 @@ impl TrustBundle {
         anchor: &TrustAnchor<'_>,
     ) -> impl Iterator<Item = &CertificateDer<'static>> {
         self.roots.iter().filter(|root| root.anchor == *anchor).map(|root| &root.certificate)
+    }
+
+    /// Whether a root is here of which a chain has named one of `authority_key_ids` as its issuer; of a chain that names
+    /// none this cannot be said, and it counts as such.
+    ///
+    /// For what was verified when it came and is not at hand any more: a root that has left takes it along.
+    pub fn has_key_of(&self, authority_key_ids: &[Vec<u8>]) -> bool {
+        let names = |root: &Root| {
+            let parsed = Certificate::parse(&root.certificate).ok();
+            let own = parsed.as_ref().and_then(|root| root.subject_key_id().ok().flatten());
+            own.is_none_or(|own| authority_key_ids.iter().any(|id| id == own))
+        };
+        authority_key_ids.is_empty() || self.roots.iter().any(names)
     }
 
     /// When the last of the roots expires; `None` without roots.

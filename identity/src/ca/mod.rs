@@ -1,25 +1,28 @@
 //! The certificate authority of one control plane instance.
 //!
-//! Owns a self-signed root, an intermediate under it and the rules of signing. Who may ask for which
-//! identity is the registry's decision, made before [`CertificateAuthority::issue`]; where keys lie on
+//! Owns a self-signed root, an intermediate under it and the rules of signing. The life of its roots is in `life.rs`. Who
+//! may ask for which identity is the registry's decision, made before [`CertificateAuthority::issue`]; where keys lie on
 //! disk is the registry's too, which gets them as [`AuthorityParts`].
 //!
 //! ```text
-//! root:          prepared ──activate_root──▶ active ──activate_root──▶ retired ──longest leaf──▶ gone
+//! root:          prepared ──activate──▶ active ──activate──▶ old ──taint──▶ tainted ──revoke──▶ revoked
 //! intermediate:  always under the active root, replaced at half of its life
 //! ```
 //!
-//! Invariants: a root is in [`CertificateAuthority::bundle_roots`] from before its first signature until
-//! no leaf under it can be valid; nothing outlives its issuer; time only goes forward.
+//! Invariants: a root is in [`CertificateAuthority::bundle_roots`] from before its first signature until it is revoked or
+//! has long expired; nothing outlives its issuer; time only goes forward.
 
 mod authority;
+mod life;
 mod parts;
 mod profile;
 mod sibling;
+mod upstream;
 
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::CertificateDer;
@@ -30,10 +33,13 @@ use crate::svid::{self, Serial, SvidError, Validity};
 use crate::x509::certificate::Certificate;
 use crate::x509::fingerprint;
 
-use authority::{ISSUER_MARGIN, SigningAuthority, backdated};
-pub use parts::{AuthorityParts, KeyPart, PreparedPart, RetiredPart};
+use authority::{SigningAuthority, backdated};
+use life::{Former, Prepared};
+pub use life::{Maintained, Root, RootState, StepError};
+pub use parts::{AuthorityParts, FormerPart, KeyPart, PreparedPart};
 pub use profile::BACKDATE;
 pub use sibling::{NotASibling, SiblingRoot, is_root_of};
+pub use upstream::{Upstream, UpstreamError};
 
 /// Shortest leaf life (security.md 3.2): below it a renewal that fails twice ends the identity.
 pub const SHORTEST_LEAF: Duration = Duration::from_secs(5 * 60);
@@ -71,10 +77,25 @@ pub struct CaSettings {
     pub root_lifetime: Duration,
     /// Life of an intermediate; 30 days by default.
     pub intermediate_lifetime: Duration,
-    /// Longest life of a leaf, at most [`LONGEST_LEAF`]; a retired root stays published that long.
+    /// Longest life of a leaf, at most [`LONGEST_LEAF`].
     pub longest_leaf: Duration,
+    /// A root is published at least that long before the schedule lets it sign: the life of an agent's own certificate,
+    /// so that whoever was away for all of that time has to join anew anyway. 24 h by default.
+    pub settle: Duration,
     /// Shortest life of a leaf.
     pub lifetimes: LeafLifetimes,
+    /// Where roots come from.
+    pub roots: Roots,
+}
+
+/// Where the roots of an authority come from.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Roots {
+    /// It makes them.
+    #[default]
+    Own,
+    /// They are those of an authority above it ([`CertificateAuthority::adopt`]).
+    Upstream,
 }
 
 impl Default for CaSettings {
@@ -83,7 +104,9 @@ impl Default for CaSettings {
             root_lifetime: Duration::from_secs(365 * 24 * 3600),
             intermediate_lifetime: Duration::from_secs(30 * 24 * 3600),
             longest_leaf: LONGEST_LEAF,
+            settle: Duration::from_secs(24 * 3600),
             lifetimes: LeafLifetimes::Standard,
+            roots: Roots::Own,
         }
     }
 }
@@ -118,9 +141,12 @@ pub enum AuthorityError {
     /// The stored intermediate is not signed by the stored active root.
     #[error("the stored intermediate is not signed by the active root")]
     BrokenChain,
-    /// There is no prepared root to activate.
-    #[error("no root is prepared")]
-    NothingPrepared,
+    /// The root of the upstream authority was revoked here.
+    #[error("the root of the upstream authority was revoked")]
+    UpstreamRevoked,
+    /// A stored former root is in a state that none can be in.
+    #[error("a stored former root has no state of its own")]
+    State,
     /// rcgen could not write a certificate.
     #[error("a certificate cannot be written: {0}")]
     Encoding(rcgen::Error),
@@ -167,54 +193,25 @@ pub struct IssuedSvid {
     pub serial: Serial,
     /// The leaf's validity, in whole seconds.
     pub validity: Validity,
-}
-
-/// What [`CertificateAuthority::maintain`] has changed. Store the parts, then publish the bundle.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Maintained {
-    /// The intermediate was replaced; the old key is gone.
-    IntermediateRenewed,
-    /// A new root is in the bundle, and does not sign yet.
-    RootPrepared {
-        /// SHA-256 of its DER.
-        fingerprint: [u8; 32],
-    },
-    /// The prepared root signs now; the one before is retired and its key gone.
-    RootActivated {
-        /// SHA-256 of its DER.
-        fingerprint: [u8; 32],
-    },
-    /// A retired root has left the bundle.
-    RootRemoved {
-        /// SHA-256 of its DER.
-        fingerprint: [u8; 32],
-    },
+    /// SHA-256 of the root that it leads to.
+    pub root: [u8; 32],
 }
 
 /// The authority of one instance. See the module for its states. `Debug` shows no key.
-#[derive(Debug)]
+///
+/// A clone is made before a change: the change is written down whole, and takes effect only then.
+#[derive(Clone, Debug)]
 pub struct CertificateAuthority {
     trust_domain: TrustDomain,
     instance: String,
     settings: CaSettings,
-    active: SigningAuthority,
+    active: Arc<SigningAuthority>,
+    active_since: SystemTime,
     prepared: Option<Prepared>,
-    retired: Vec<Retired>,
-    intermediate: SigningAuthority,
+    /// In the order in which they ceased to be active or prepared.
+    former: Vec<Former>,
+    intermediate: Arc<SigningAuthority>,
     high_water: SystemTime,
-}
-
-#[derive(Debug)]
-struct Prepared {
-    authority: SigningAuthority,
-    since: SystemTime,
-}
-
-#[derive(Debug)]
-struct Retired {
-    certificate: CertificateDer<'static>,
-    not_after: SystemTime,
-    at: SystemTime,
 }
 
 impl CertificateAuthority {
@@ -244,6 +241,33 @@ impl CertificateAuthority {
     ) -> Result<Self, AuthorityError> {
         SpiffeId::server(trust_domain, instance).map_err(AuthorityError::Instance)?;
         let active = SigningAuthority::root(trust_domain, instance, settings.root_lifetime, now)?;
+        Self::under(Arc::new(active), trust_domain, instance, settings, now)
+    }
+
+    /// As [`CertificateAuthority::create_with`], under an upstream authority instead of a root of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`CertificateAuthority::create`].
+    pub fn create_under(
+        upstream: &Upstream,
+        trust_domain: &TrustDomain,
+        instance: &str,
+        settings: CaSettings,
+        now: SystemTime,
+    ) -> Result<Self, AuthorityError> {
+        SpiffeId::server(trust_domain, instance).map_err(AuthorityError::Instance)?;
+        let settings = CaSettings { roots: Roots::Upstream, ..settings };
+        Self::under(Arc::clone(&upstream.authority), trust_domain, instance, settings, now)
+    }
+
+    fn under(
+        active: Arc<SigningAuthority>,
+        trust_domain: &TrustDomain,
+        instance: &str,
+        settings: CaSettings,
+        now: SystemTime,
+    ) -> Result<Self, AuthorityError> {
         let intermediate =
             active.intermediate(trust_domain, instance, settings.intermediate_lifetime, now)?;
         Ok(Self {
@@ -251,9 +275,10 @@ impl CertificateAuthority {
             instance: instance.to_owned(),
             settings,
             active,
+            active_since: now,
             prepared: None,
-            retired: Vec::new(),
-            intermediate,
+            former: Vec::new(),
+            intermediate: Arc::new(intermediate),
             high_water: now,
         })
     }
@@ -291,76 +316,9 @@ impl CertificateAuthority {
         let leaf = self.intermediate.leaf(request, id, validity)?;
         let issued = check_issued(&leaf, id)?;
         self.high_water = self.high_water.max(now);
-        Ok(IssuedSvid { chain: vec![leaf, self.intermediate.certificate().clone()], ..issued })
-    }
-
-    /// Does what is due at `now`: drops retired roots, prepares and activates roots, renews the
-    /// intermediate. Call at start and about every hour; store the parts if anything is returned.
-    ///
-    /// Activation is the registry's to ask for once every node has the prepared root
-    /// ([`CertificateAuthority::activate_root`]). Here it happens only when the active root could no longer
-    /// carry a whole intermediate life.
-    ///
-    /// # Errors
-    ///
-    /// [`AuthorityError`]: clock, entropy. What was changed before the error stays.
-    pub fn maintain(&mut self, now: SystemTime) -> Result<Vec<Maintained>, AuthorityError> {
-        self.check_clock(now)?;
-        let mut done = self.drop_retired(now);
-        let left = self.active.validity().remaining(now);
-        let intermediate = self.settings.intermediate_lifetime;
-        if self.prepared.is_none() && left <= (intermediate * 3).min(self.settings.root_lifetime / 2) {
-            done.push(Maintained::RootPrepared { fingerprint: self.roll_root(now)? });
-        }
-        if self.prepared.is_some() && left <= intermediate {
-            done.push(Maintained::RootActivated { fingerprint: self.activate_root(now)? });
-        } else if self.intermediate.is_past_half(now) {
-            self.renew_intermediate(now)?;
-            done.push(Maintained::IntermediateRenewed);
-        }
-        Ok(done)
-    }
-
-    /// Prepares a new root: in the bundle from now on, signing only after
-    /// [`CertificateAuthority::activate_root`]. Gives its fingerprint; one that is prepared already stays.
-    ///
-    /// # Errors
-    ///
-    /// [`AuthorityError`]: clock, entropy.
-    pub fn roll_root(&mut self, now: SystemTime) -> Result<[u8; 32], AuthorityError> {
-        self.check_clock(now)?;
-        if self.prepared.is_none() {
-            let lifetime = self.settings.root_lifetime;
-            let authority = SigningAuthority::root(&self.trust_domain, &self.instance, lifetime, now)?;
-            self.prepared = Some(Prepared { authority, since: now });
-        }
-        let prepared = self.prepared.as_ref().ok_or(AuthorityError::NothingPrepared)?;
-        Ok(fingerprint(prepared.authority.certificate()))
-    }
-
-    /// Signs with the prepared root from now on, through a new intermediate. Gives its fingerprint.
-    ///
-    /// Call it when every connected node has acknowledged a bundle with the prepared root. The root before
-    /// is retired: its key is gone at once, its certificate leaves the bundle after the longest leaf life.
-    ///
-    /// # Errors
-    ///
-    /// [`AuthorityError::NothingPrepared`]; clock, entropy. Nothing has changed then.
-    pub fn activate_root(&mut self, now: SystemTime) -> Result<[u8; 32], AuthorityError> {
-        self.check_clock(now)?;
-        let prepared = self.prepared.as_ref().ok_or(AuthorityError::NothingPrepared)?;
-        let lifetime = self.settings.intermediate_lifetime;
-        let intermediate =
-            prepared.authority.intermediate(&self.trust_domain, &self.instance, lifetime, now)?;
-        let prepared = self.prepared.take().ok_or(AuthorityError::NothingPrepared)?;
-        let before = std::mem::replace(&mut self.active, prepared.authority);
-        self.retired.push(Retired {
-            certificate: before.certificate().clone(),
-            not_after: before.validity().not_after,
-            at: now,
-        });
-        self.intermediate = intermediate;
-        Ok(fingerprint(self.active.certificate()))
+        let issuer = self.intermediate.certificate();
+        let chain = [&leaf, issuer].into_iter().chain(self.active.presented()).cloned().collect();
+        Ok(IssuedSvid { chain, root: fingerprint(self.active.root_certificate()), ..issued })
     }
 
     /// The trust domain that is signed for.
@@ -378,21 +336,19 @@ impl CertificateAuthority {
         &self.settings
     }
 
-    /// The roots to publish: the active one first, then a prepared one, then retired ones.
-    pub fn bundle_roots(&self) -> Vec<CertificateDer<'static>> {
-        let prepared = self.prepared.iter().map(|prepared| prepared.authority.certificate());
-        let retired = self.retired.iter().map(|retired| &retired.certificate);
-        std::iter::once(self.active.certificate()).chain(prepared).chain(retired).cloned().collect()
-    }
-
     /// The root that new leaves lead to. The control listener appends it to the chain that it presents.
     pub fn active_root(&self) -> &CertificateDer<'static> {
-        self.active.certificate()
+        self.active.root_certificate()
     }
 
-    /// The root that waits to be activated, and since when.
-    pub fn prepared_root(&self) -> Option<(&CertificateDer<'static>, SystemTime)> {
-        self.prepared.as_ref().map(|prepared| (prepared.authority.certificate(), prepared.since))
+    /// Whether what signs now is under the root of somebody else.
+    pub fn is_under_upstream(&self) -> bool {
+        self.active.is_upstream()
+    }
+
+    /// What signs leaves, under the active root.
+    pub fn intermediate(&self) -> &CertificateDer<'static> {
+        self.intermediate.certificate()
     }
 
     /// When the active root is valid.
@@ -410,34 +366,22 @@ impl CertificateAuthority {
         self.high_water
     }
 
+    /// Takes in when others of this authority's lineage have signed: no earlier time is believed.
+    pub fn signed_at(&mut self, high_water: SystemTime) {
+        self.high_water = self.high_water.max(high_water);
+    }
+
     fn check_clock(&self, now: SystemTime) -> Result<(), AuthorityError> {
         match self.high_water.duration_since(now) {
             Ok(back) if back > CLOCK_TOLERANCE => Err(AuthorityError::ClockWentBack(back)),
             Ok(_) | Err(_) => Ok(()),
         }
     }
-
-    fn renew_intermediate(&mut self, now: SystemTime) -> Result<(), AuthorityError> {
-        let lifetime = self.settings.intermediate_lifetime;
-        self.intermediate = self.active.intermediate(&self.trust_domain, &self.instance, lifetime, now)?;
-        Ok(())
-    }
-
-    /// No leaf under a retired root is younger than its retirement, so none outlives the longest life.
-    fn drop_retired(&mut self, now: SystemTime) -> Vec<Maintained> {
-        let keep_for = self.settings.longest_leaf.min(LONGEST_LEAF) + ISSUER_MARGIN;
-        let (gone, kept) = std::mem::take(&mut self.retired)
-            .into_iter()
-            .partition(|root| root.not_after <= now || root.at + keep_for <= now);
-        self.retired = kept;
-        let removed =
-            |root: &Retired| Maintained::RootRemoved { fingerprint: fingerprint(&root.certificate) };
-        gone.iter().map(removed).collect::<Vec<_>>()
-    }
 }
 
 impl IssuedSvid {
-    /// Reads a leaf for `id` over the key of `request` that another instance has signed, with the chain above it.
+    /// Reads a leaf for `id` over the key of `request` that another instance has signed, with the chain above it and the
+    /// fingerprint of the `root` that it leads to.
     ///
     /// # Errors
     ///
@@ -446,17 +390,18 @@ impl IssuedSvid {
         chain: Vec<CertificateDer<'static>>,
         id: &SpiffeId,
         request: &SigningRequest,
+        root: [u8; 32],
     ) -> Result<Self, SvidError> {
         svid::profile::check_size(&chain)?;
         let issued = check_issued(chain.first().ok_or(SvidError::Empty)?, id)?;
         if Certificate::parse(&chain[0])?.spki != request.public_key() {
             return Err(SvidError::KeyMismatch);
         }
-        Ok(Self { chain, ..issued })
+        Ok(Self { chain, root, ..issued })
     }
 }
 
-/// Reads a signed leaf as a stranger would. The chain of the result is left empty.
+/// Reads a signed leaf as a stranger would. The chain and the root of the result are left empty.
 fn check_issued(leaf: &CertificateDer<'static>, id: &SpiffeId) -> Result<IssuedSvid, SvidError> {
     let parsed = Certificate::parse(leaf)?;
     let said = svid::profile::check_leaf(&parsed)?;
@@ -467,6 +412,7 @@ fn check_issued(leaf: &CertificateDer<'static>, id: &SpiffeId) -> Result<IssuedS
     }
     Ok(IssuedSvid {
         chain: Vec::new(),
+        root: [0; 32],
         serial: Serial::from_integer(parsed.serial)?,
         validity: Validity { not_before: parsed.not_before, not_after: parsed.not_after },
     })

@@ -209,9 +209,9 @@ fn a_clock_that_went_back_more_than_a_minute_stops_signing() {
 #[test]
 fn parts_bring_the_same_authority_back() {
     let mut ca = new_ca();
-    ca.roll_root(at(10)).unwrap();
-    ca.activate_root(at(20)).unwrap();
-    ca.roll_root(at(30)).unwrap();
+    ca.prepare(at(10)).unwrap();
+    ca.activate(0, false, at(20)).unwrap();
+    ca.prepare(at(30)).unwrap();
     let parts = ca.to_parts();
     let mut read = CertificateAuthority::load(&parts, CaSettings::default()).unwrap();
     assert_eq!(read.bundle_roots(), ca.bundle_roots());
@@ -253,12 +253,12 @@ fn secrets_do_not_show_in_debug() {
 fn the_intermediate_is_renewed_at_half_of_its_life_and_old_leaves_stay_valid() {
     let mut ca = new_ca();
     let (_, before) = issue(&mut ca, at(0));
-    assert_eq!(ca.maintain(at(0)), Ok(vec![]));
+    assert_eq!(ca.maintain(0, at(0)), Ok(vec![]));
     let half = at(0) + DAY * 15;
-    assert_eq!(ca.maintain(half - HOUR), Ok(vec![]));
+    assert_eq!(ca.maintain(0, half - HOUR), Ok(vec![]));
     let (_, before_half) = issue(&mut ca, half - HOUR);
-    assert_eq!(ca.maintain(half), Ok(vec![Maintained::IntermediateRenewed]));
-    assert_eq!(ca.maintain(half), Ok(vec![]));
+    assert_eq!(ca.maintain(0, half), Ok(vec![Maintained::IntermediateRenewed]));
+    assert_eq!(ca.maintain(0, half), Ok(vec![]));
     let (_, after) = issue(&mut ca, half);
     assert_ne!(before.chain[1], after.chain[1]);
     for chain in [before_half.chain, after.chain] {
@@ -270,71 +270,13 @@ fn the_intermediate_is_renewed_at_half_of_its_life_and_old_leaves_stay_valid() {
 fn an_authority_that_slept_for_years_recovers() {
     let mut ca = new_ca();
     let late = at(0) + DAY * 1000;
-    let done = ca.maintain(late).unwrap();
+    let done = ca.maintain(0, late).unwrap();
     assert!(
         matches!(done[..], [Maintained::RootPrepared { .. }, Maintained::RootActivated { .. }]),
         "{done:?}"
     );
     let (_, issued) = issue(&mut ca, late);
     assert!(verify_chain(&bundles(&ca), &issued.chain, PeerRole::Server, late).is_ok());
-}
-
-#[test]
-fn a_root_is_published_before_it_signs_and_after_it_has_signed() {
-    let mut ca = new_ca();
-    let (_, under_old) = issue_for(&mut ca, DAY * 7, at(0));
-    let old = ca.active_root().clone();
-    let prepared = ca.roll_root(at(0)).unwrap();
-    assert_eq!(ca.roll_root(at(5)), Ok(prepared), "one is prepared at a time");
-    assert_eq!(ca.active_root(), &old);
-    assert_eq!(ca.bundle_roots().len(), 2);
-    assert_eq!(ca.prepared_root().map(|(_, since)| since), Some(at(0)));
-
-    assert_eq!(ca.activate_root(at(10)), Ok(prepared));
-    assert_eq!(ca.activate_root(at(10)), Err(AuthorityError::NothingPrepared));
-    let (_, under_new) = issue(&mut ca, at(10));
-    for chain in [&under_old.chain, &under_new.chain] {
-        assert!(verify_chain(&bundles(&ca), chain, PeerRole::Server, at(10)).is_ok());
-    }
-    assert_eq!(ca.bundle_roots().len(), 2);
-
-    let gone = at(10) + LONGEST_LEAF + Duration::from_secs(60);
-    assert_eq!(ca.maintain(gone - Duration::from_secs(1)), Ok(vec![]));
-    let removed = Maintained::RootRemoved { fingerprint: fingerprint(&old) };
-    assert_eq!(ca.maintain(gone), Ok(vec![removed]));
-    assert_eq!(ca.bundle_roots(), [ca.active_root().clone()]);
-}
-
-#[test]
-fn years_of_hourly_maintenance_never_leave_a_valid_leaf_without_a_root() {
-    let settings = CaSettings {
-        root_lifetime: Duration::from_secs(6000),
-        intermediate_lifetime: Duration::from_secs(1200),
-        longest_leaf: Duration::from_secs(100),
-        lifetimes: LeafLifetimes::AllowShort,
-    };
-    let mut ca = CertificateAuthority::create_with(&domain("td"), "a", settings, at(0)).unwrap();
-    let (mut live, mut renewed, mut activated): (Vec<IssuedSvid>, _, _) = (Vec::new(), 0, 0);
-    for step in 0..2000 {
-        let now = at(step * 10);
-        for done in ca.maintain(now).unwrap() {
-            match done {
-                Maintained::IntermediateRenewed => renewed += 1,
-                Maintained::RootActivated { .. } => activated += 1,
-                Maintained::RootPrepared { .. } | Maintained::RootRemoved { .. } => {}
-            }
-        }
-        live.push(issue_for(&mut ca, settings.longest_leaf, now).1);
-        live.retain(|issued| issued.validity.contains(now));
-        if step % 20 == 0 {
-            let bundles = bundles(&ca);
-            assert!(
-                live.iter().all(|svid| verify_chain(&bundles, &svid.chain, PeerRole::Server, now).is_ok())
-            );
-            assert!(ca.bundle_roots().len() <= 3);
-        }
-    }
-    assert!(renewed > 20 && activated >= 3, "{renewed} {activated}");
 }
 
 #[test]

@@ -24,6 +24,7 @@ pub use config::{client_config, server_config, tunnel_config};
 pub use error::{REASONS, VerifyError};
 pub use join::{JoinVerifier, join_config};
 pub use peer::{ExpectedPeer, PeerIdentity, peer_id};
+pub(crate) use provider::SIGNATURES;
 pub use provider::crypto_provider;
 pub use slot::{BundleSlot, Credential, InboundSvids, SvidSlot};
 pub use verifier::{ClientAuth, PeerRole, SpiffeVerifier, still_trusted, verify_chain};

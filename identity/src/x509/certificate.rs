@@ -97,6 +97,13 @@ impl<'a> Certificate<'a> {
             .map_or(Ok(false), |extension| syntax::basic_constraints(extension.value))
     }
 
+    /// How many authorities may follow below this one (pathLenConstraint); `None` if it does not say. More than fit count as
+    /// the most there are.
+    pub(crate) fn path_length(&self) -> Result<Option<u64>, NotDer> {
+        let extension = self.extension(oid::BASIC_CONSTRAINTS);
+        extension.map_or(Ok(None), |extension| syntax::path_length(extension.value))
+    }
+
     /// The key usage, `None` if the extension is absent.
     pub(crate) fn key_usage(&self) -> Result<Option<KeyUsage>, NotDer> {
         let Some(extension) = self.extension(oid::KEY_USAGE) else { return Ok(None) };

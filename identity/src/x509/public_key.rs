@@ -130,9 +130,18 @@ impl<'a> Signed<'a> {
 
     /// Whether the holder of the private half of `spki` signed the body. Elliptic curves only.
     pub(crate) fn is_signed_by(&self, spki: &[u8]) -> bool {
+        self.is_signed_with(spki, SIGNATURES)
+    }
+
+    /// Whether the holder of the private half of `spki` signed the body, with one of `algorithms`.
+    pub(crate) fn is_signed_with(
+        &self,
+        spki: &[u8],
+        algorithms: &[&dyn SignatureVerificationAlgorithm],
+    ) -> bool {
         let spki = SubjectPublicKeyInfoDer::from(spki);
         let Ok(key) = RawPublicKeyEntity::try_from(&spki) else { return false };
-        SIGNATURES
+        algorithms
             .iter()
             .filter(|candidate| candidate.signature_alg_id().as_ref() == self.algorithm)
             .any(|candidate| key.verify_signature(*candidate, self.body, self.signature).is_ok())

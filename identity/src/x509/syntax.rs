@@ -130,6 +130,17 @@ pub(crate) fn basic_constraints(value: &[u8]) -> Result<bool, NotDer> {
     Ok(authority)
 }
 
+/// Reads the pathLenConstraint of basicConstraints.
+pub(crate) fn path_length(value: &[u8]) -> Result<Option<u64>, NotDer> {
+    basic_constraints(value)?;
+    let mut constraints = Reader::new(der::single(value, tag::SEQUENCE)?);
+    constraints.optional(tag::BOOLEAN)?;
+    let Some(length) = constraints.optional(tag::INTEGER)? else { return Ok(None) };
+    let octets = der::unsigned(length)?;
+    let number = |octets: &[u8]| octets.iter().fold(0, |value, octet| value << 8 | u64::from(*octet));
+    Ok(Some(if octets.len() > 8 { u64::MAX } else { number(octets) }))
+}
+
 /// Reads keyUsage: the first octet of its bits. At least one bit is set (RFC 5280 §4.2.1.3), none beyond the last.
 pub(crate) fn key_usage(value: &[u8]) -> Result<u8, NotDer> {
     let (unused, bits) = match der::single(value, tag::BIT_STRING)? {

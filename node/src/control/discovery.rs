@@ -16,7 +16,7 @@ use weft_api::{
     convert::discovery::{DeltaFault, delta_from_message},
     fault::{Fault, from_status},
     pb::discovery::{
-        self, Ack, DiscoveryRequest, DiscoveryResponse, Hello, Nack, Subscribe,
+        self, Ack, BundleAck, DiscoveryRequest, DiscoveryResponse, Hello, Nack, Subscribe,
         discovery_client::DiscoveryClient, discovery_request, discovery_response,
     },
     record::view_digest,
@@ -243,8 +243,12 @@ fn handle(shared: &Shared, message: DiscoveryResponse, held: &mut Held, cap: &mu
         None => Handled::Nothing,
         Some(discovery_response::Message::Delta(delta)) => take_delta(shared, delta, held),
         Some(discovery_response::Message::Bundle(bundle)) => {
-            take_bundle(shared, &bundle);
-            Handled::Nothing
+            let taken = take_bundle(shared, &bundle);
+            // An earlier server does not ask, and does not know the answer.
+            match taken.filter(|_| bundle.acknowledge) {
+                Some(sequence) => answer(discovery_request::Message::BundleAck(BundleAck { sequence })),
+                None => Handled::Nothing,
+            }
         }
         Some(discovery_response::Message::Unknown(unknown)) => {
             let now = shared.clock.now();
@@ -340,22 +344,32 @@ fn next(
     Ok((snapshot, Held { revision: delta.to, view, digest }))
 }
 
-/// Takes a newer bundle in. An older one is a rollback and is refused (FE-11).
-fn take_bundle(shared: &Shared, message: &discovery::Bundle) {
+/// Takes a newer bundle in. An older one is a rollback and is refused (FE-11). Gives the sequence of one that is in force
+/// and kept for a restart: an authority relies on that before it signs under a new root.
+fn take_bundle(shared: &Shared, message: &discovery::Bundle) -> Option<u64> {
     let code = code::BAD_BUNDLE;
     let roots = message.roots.iter().map(|der| CertificateDer::from(der.clone())).collect();
     if message.trust_domain != shared.trust_domain.as_str() {
         warn!(trust_domain = message.trust_domain, %code, "bundle of a foreign trust domain refused");
-        return;
+        return None;
     }
     let held = shared.bundle_sequence();
     if message.sequence < held {
         warn!(held, offered = message.sequence, %code, "older bundle refused");
-        return;
+        return None;
     }
+    let tainted: Option<Vec<[u8; 32]>> =
+        message.tainted.iter().map(|root| root.as_slice().try_into().ok()).collect();
+    let Some(tainted) = tainted else {
+        warn!(%code, "bundle refused: a tainted root is no fingerprint");
+        return None;
+    };
     match TrustBundle::new(shared.trust_domain.clone(), roots, message.sequence) {
-        Ok(bundle) => shared.publish_bundle(bundle),
-        Err(error) => warn!(%error, %code, "bundle refused"),
+        Ok(bundle) => shared.publish_bundle(bundle.with_tainted(tainted)).then_some(message.sequence),
+        Err(error) => {
+            warn!(%error, %code, "bundle refused");
+            None
+        }
     }
 }
 

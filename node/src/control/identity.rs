@@ -21,7 +21,7 @@ use weft_identity::{
     csr::SigningRequest,
     rotation::{Action, BACKDATE, Refusal, Rotation, RotationError},
     spiffe::SpiffeId,
-    svid::Svid,
+    svid::{Serial, Svid},
 };
 use weft_policy::code::{self, CodeId};
 
@@ -29,6 +29,11 @@ use crate::{local::LocalWorkload, shared::Shared, telemetry::metrics::Renewal};
 
 /// Clocks that differ by more are worth a person's look: half of what notBefore is dated back (security.md 5.9).
 const SKEW_TOLD: Duration = BACKDATE.checked_div(2).expect("two is not zero");
+
+/// What is under a tainted root is renewed within this time, at a moment drawn by each (security.md 3.3, 4).
+pub(crate) const TAINT_SPLAY: Duration = Duration::from_secs(60);
+/// Or within that part of what is left of it.
+const TAINT_PART: u32 = 4;
 
 /// Whose SVID is kept.
 #[derive(Clone, Debug)]
@@ -57,7 +62,12 @@ pub(crate) async fn keep_fresh(shared: Arc<Shared>, holder: Holder, mut renew_no
     let mut asking: Option<BoxFuture<'static, Result<Svid, Refusal>>> = None;
     renew_now.mark_unchanged();
     let mut denylists = shared.denylists.subscribe();
+    let mut bundles = shared.bundle_news.subscribe();
+    let mut taint = Taint::default();
     loop {
+        if let Some(at) = taint.renew_at(&shared, &holder) {
+            rotation.renew_by(at);
+        }
         match rotation.next(shared.clock.wall()) {
             Action::Request => asking = Some(Box::pin(ask(Arc::clone(&shared), holder.clone()))),
             Action::Publish(svid) => shared.publish_svid(&holder, svid),
@@ -71,6 +81,7 @@ pub(crate) async fn keep_fresh(shared: Arc<Shared>, holder: Holder, mut renew_no
                     }
                 }
                 Ok(()) = renew_now.changed() => rotation.renew_by(shared.clock.wall()),
+                Ok(()) = bundles.changed() => {}
                 answer = answered(&mut asking) => {
                     asking = None;
                     let taken = rotation.handle_answer(answer, shared.clock.wall(), shared.draw());
@@ -81,6 +92,26 @@ pub(crate) async fn keep_fresh(shared: Arc<Shared>, holder: Holder, mut renew_no
                 }
             },
         }
+    }
+}
+
+/// Which SVID is known to be under a tainted root: its renewal is drawn once.
+#[derive(Default)]
+struct Taint(Option<Serial>);
+
+impl Taint {
+    /// When the holder's SVID is to be renewed because its root was tainted; `None` when it was not, or that was said.
+    fn renew_at(&mut self, shared: &Shared, holder: &Holder) -> Option<SystemTime> {
+        let credential = shared.slot_of(holder).load()?;
+        let svid = credential.svid();
+        if self.0.as_ref() == Some(svid.serial()) || !shared.is_tainted(svid) {
+            return None;
+        }
+        self.0 = Some(svid.serial().clone());
+        let now = shared.clock.wall();
+        let within = TAINT_SPLAY.min(svid.validity().remaining(now) / TAINT_PART);
+        info!(id = %holder.id(shared), within_seconds = within.as_secs(), "the root of this SVID is tainted: it is renewed");
+        Some(now + within.mul_f64(shared.draw()))
     }
 }
 
@@ -120,15 +151,16 @@ fn resume(shared: &Shared, holder: &Holder) -> Rotation {
 ///
 /// The issuer's refusal, as a person meets it.
 pub(crate) async fn first(shared: &Arc<Shared>, workload: &Arc<LocalWorkload>) -> Result<(), Fault> {
-    let svid = request(shared.link.channel().await, &workload.identity).await?;
-    shared.publish_svid(&Holder::Workload(Arc::clone(workload)), svid);
+    let holder = Holder::Workload(Arc::clone(workload));
+    let svid = request(shared.link.channel().await, &workload.identity, held(shared, &holder)).await?;
+    shared.publish_svid(&holder, svid);
     Ok(())
 }
 
 /// One request to the issuer, once there is a server to ask. A cancelled one leaves nothing behind.
 async fn ask(shared: Arc<Shared>, holder: Holder) -> Result<Svid, Refusal> {
     let channel = shared.link.channel().await;
-    match request(channel, holder.id(&shared)).await {
+    match request(channel, holder.id(&shared), held(&shared, &holder)).await {
         Ok(svid) => {
             shared.report.metrics.renewal(Renewal::Issued);
             compare_clocks(&shared, &svid);
@@ -161,10 +193,15 @@ fn seconds_ahead(theirs: SystemTime, ours: SystemTime) -> f64 {
     }
 }
 
+/// The serial number of the SVID that the holder presents until it has the next one; empty for none.
+fn held(shared: &Shared, holder: &Holder) -> String {
+    shared.slot_of(holder).load().map_or_else(String::new, |held| held.svid().serial().to_string())
+}
+
 /// Asks for an SVID with a new key.
-async fn request(channel: Channel, id: &SpiffeId) -> Result<Svid, Fault> {
+async fn request(channel: Channel, id: &SpiffeId, replaces: String) -> Result<Svid, Fault> {
     let (key, csr) = SigningRequest::create().map_err(|e| Fault::new(code::ENTROPY, e.to_string()))?;
-    let request = IssueSvidRequest { spiffe_id: id.to_string(), csr };
+    let request = IssueSvidRequest { spiffe_id: id.to_string(), csr, replaces };
     let answer = IdentityClient::new(channel).issue_svid(request).await;
     let answer = answer.map_err(|status| from_status(&status).swap_remove(0))?.into_inner();
     let chain = answer.chain.into_iter().map(CertificateDer::from).collect();

@@ -7,3 +7,4 @@ pub(crate) mod discovery;
 pub(crate) mod identity;
 pub(crate) mod link;
 pub(crate) mod registration;
+pub(crate) mod taint;

@@ -199,6 +199,20 @@ impl TunnelPool {
         self.inner.look(&mut state);
     }
 
+    /// Replaces the tunnels that `which` chooses, make-before-break; flows on the old ones go on until `drain_until`.
+    pub fn replace_where(
+        &self,
+        drain_until: tokio::time::Instant,
+        which: impl Fn(&PoolKey, &Tunnel) -> bool,
+    ) {
+        let mut state = self.inner.lock();
+        let Pooled { plan, tunnels, .. } = &mut *state;
+        let chosen = tunnels.iter().filter(|(_, (key, tunnel))| which(key, tunnel)).map(|(id, _)| *id);
+        let chosen = chosen.collect();
+        plan.retire(chosen, drain_until.into_std(), now(), flows_of(tunnels));
+        self.inner.look(&mut state);
+    }
+
     /// Closes the tunnels of every key that `which` chooses, such as those of a revoked identity.
     pub fn close_where(&self, code: CloseCode, which: impl Fn(&PoolKey) -> bool) {
         let mut state = self.inner.lock();

@@ -23,7 +23,8 @@ use crate::code::CloseCode;
 
 /// A tunnel is replaced this long before its peer's certificate expires, if its life allows.
 const REPLACE_BEFORE: Duration = Duration::from_secs(60);
-/// Or when this fraction of its remaining life is left.
+/// Or when this fraction of its remaining life is left, beside the time that the pool needs to see it and that
+/// [`crate::live`] closes it ahead of its end: a life of seconds would be over before.
 const REPLACE_FRACTION: u32 = 4;
 /// The least time between two attempts to replace a tunnel.
 const REPLACE_RETRY: Duration = Duration::from_secs(5);
@@ -181,11 +182,12 @@ impl PoolPlan {
         wall: SystemTime,
     ) {
         let left = not_after.duration_since(wall).unwrap_or(Duration::ZERO);
+        let short = left / REPLACE_FRACTION + self.settings.look_every + crate::live::EXPIRY_MARGIN;
         let slot = Slot {
             key: key.clone(),
             state: State::Current,
             idle_since: None,
-            replace_at: not_after - REPLACE_BEFORE.min(left / REPLACE_FRACTION),
+            replace_at: not_after - REPLACE_BEFORE.min(short),
         };
         self.slots.insert(tunnel, slot);
         let route = self.routes.entry(key.clone()).or_default();
@@ -224,7 +226,19 @@ impl PoolPlan {
         now: Instant,
         flows: impl Fn(u64) -> usize,
     ) {
-        for tunnel in self.tunnels_where(|slot| slot.key.source == *source) {
+        let chosen = self.tunnels_where(|slot| slot.key.source == *source);
+        self.retire(chosen, close_at, now, flows);
+    }
+
+    /// These tunnels are replaced, and closed at `close_at` at the latest.
+    pub(crate) fn retire(
+        &mut self,
+        tunnels: BTreeSet<u64>,
+        close_at: Instant,
+        now: Instant,
+        flows: impl Fn(u64) -> usize,
+    ) {
+        for tunnel in tunnels {
             if flows(tunnel) == 0 {
                 self.drain(tunnel, CloseCode::Replaced); // made anew when it is needed
                 continue;

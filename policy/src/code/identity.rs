@@ -99,4 +99,20 @@ rows! {
     NOT_DENIED = "W3041" Error "that cannot be put on the denylist, or taken off it"
         cause: "it is not on it, or it is the server's own identity, whose denial would keep agents from hearing of its end"
         fix: ["see what is denied:   weft identity svid denied"];
+    ROTATION_WAITS = "W3050" Error "the authority cannot take this step yet"
+        cause: "an agent has not taken the prepared root, or a certificate under the tainted one is in use; whoever that is would be cut off"
+        fix: ["see who:            weft identity ca show",
+              "take it anyway:     weft identity ca rotate --phase <phase> --force"];
+    NO_SUCH_STEP = "W3051" Error "no root of this server is in the state that this step needs"
+        cause: "a root goes from prepared to active, old, tainted and revoked, and a prepared one may be revoked"
+        fix: ["see the states:       weft identity ca show",
+              "take the next step:   weft identity ca rotate"];
+    ROTATION_FORCED = "W3052" Warning "a new root signs although agents have not taken it"
+        cause: "the one before ends, and these agents did not answer in all the time since the new one was published"
+        fix: ["see who:        weft identity ca show",
+              "join it again:  weft token create --for agent --node <node> --replace"];
+    UPSTREAM_REFUSED = "W3053" Error "the upstream authority's certificate or key cannot be used"
+        cause: "identity.upstream.disk names a chain or key that is not whole, has ended, or may not sign issuers of this mesh"
+        fix: ["see the files:          weft config view --server-config <file>",
+              "see what signs now:     weft identity ca show"];
 }

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     alarms::Alarm,
     core::Core,
-    issuer::{self, Beside, Issuer, Outcome},
+    issuer::{self, Asked, Beside, Issuer, Outcome},
     layout,
     records::{NodeRecord, Record, UserRecord},
     refusal::{Refusal, catalogued},
@@ -182,8 +182,8 @@ impl JoinTokens {
             Some((node, record)) => beside.with_node(&node, record, svid),
             None => beside,
         };
-        let asked_by = format!("token {}", record.id);
-        let Outcome::Issued(logged) = self.issuer.sign_and_log(csr, &id, ttl, asked_by, with).await? else {
+        let asked = Asked { by: format!("token {}", record.id), replaces: None };
+        let Outcome::Issued(logged) = self.issuer.sign_and_log(csr, &id, ttl, asked, with).await? else {
             return Ok(None);
         };
         info!(target: "audit", %id, token = record.id, serial = %logged.svid.serial, revision = %logged.revision, "joined");

@@ -1,7 +1,5 @@
 //! The trust bundle as the store keeps it: the roots and a sequence number that grows with each change of them.
 
-use std::collections::BTreeSet;
-
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use rustls_pki_types::CertificateDer;
@@ -22,6 +20,9 @@ const ATTEMPTS: usize = 5;
 struct RawBundle {
     sequence: u64,
     roots: Vec<String>,
+    /// SHA-256 of tainted roots.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    tainted: Vec<String>,
 }
 
 /// The stored bundle of `trust_domain`; `None` before the first start.
@@ -37,7 +38,8 @@ pub(super) async fn stored(
     entry.as_ref().map(|entry| decode(trust_domain, entry)).transpose()
 }
 
-/// Makes `roots` the ones that `instance` has in the stored bundle of `trust_domain` and returns it. Nothing is written when they stand there already.
+/// Makes `roots`, some of which are `tainted`, the ones that `instance` has in the stored bundle of `trust_domain`, and
+/// returns it. Nothing is written when they stand there already.
 ///
 /// # Errors
 ///
@@ -47,21 +49,19 @@ pub(super) async fn publish(
     trust_domain: &TrustDomain,
     instance: &str,
     roots: Vec<CertificateDer<'static>>,
+    tainted: &[[u8; 32]],
 ) -> Result<TrustBundle, AuthorityFailure> {
     let key = layout::bundle(trust_domain);
-    let own = roots;
     for _ in 0..ATTEMPTS {
         let entry = store.get(&key).await?;
         let before = entry.as_ref().map(|entry| decode(trust_domain, entry)).transpose()?;
-        let roots = beside_others(before.as_ref(), instance, &own);
-        let wanted: BTreeSet<&[u8]> = roots.iter().map(|root| root.as_ref()).collect();
-        if let Some(before) = &before
-            && before.roots().map(|root| root.as_ref()).collect::<BTreeSet<_>>() == wanted
-        {
-            return Ok(before.clone());
-        }
-        let sequence = before.map_or(0, |bundle| bundle.sequence()).saturating_add(1);
-        let bundle = TrustBundle::new(trust_domain.clone(), roots.clone(), sequence)?;
+        let (all, tainted) = beside_others(before.as_ref(), instance, &roots, tainted);
+        let next = TrustBundle::following(before.as_ref(), trust_domain.clone(), all, tainted)?;
+        let bundle = match (next, before) {
+            (Some(next), _) => next,
+            (None, Some(before)) => return Ok(before),
+            (None, None) => return Err(AuthorityFailure::BundleContended),
+        };
         let expected = entry.map_or(Expected::Absent, |entry| Expected::Unchanged(entry.mod_revision));
         match store.put(key.clone(), encode(&bundle), expected, None).await {
             Ok(_) => return Ok(bundle),
@@ -83,25 +83,33 @@ pub(super) async fn with_root(
     let before = decode(trust_domain, &entry)?;
     let roots = before.roots().cloned().chain([root]).collect();
     let bundle = TrustBundle::new(trust_domain.clone(), roots, before.sequence().saturating_add(1))?;
+    let bundle = bundle.with_tainted(before.tainted().iter().copied());
     let compare = Compare::Unchanged { key: key.clone(), mod_revision: entry.mod_revision };
     let put = Op::Put { key, value: encode(&bundle), lease: None };
     Ok((bundle, (compare, put)))
 }
 
-/// What is to stand in the bundle: `own` roots of `instance`, and what others have there.
+/// What is to stand in the bundle: the `own` roots of `instance`, and what others have there; and which of them are tainted.
 fn beside_others(
     before: Option<&TrustBundle>,
     instance: &str,
     own: &[CertificateDer<'static>],
-) -> Vec<CertificateDer<'static>> {
-    let others = before.into_iter().flat_map(TrustBundle::roots);
-    let others = others.filter(|root| !is_root_of(root, instance) && !own.contains(root));
-    own.iter().chain(others).cloned().collect()
+    tainted: &[[u8; 32]],
+) -> (Vec<CertificateDer<'static>>, Vec<[u8; 32]>) {
+    let (mut roots, mut all_tainted) = (own.to_vec(), tainted.to_vec());
+    let others = before.into_iter().flat_map(|bundle| bundle.roots().zip(bundle.fingerprints()));
+    for (root, fingerprint) in others.filter(|(root, _)| !is_root_of(root, instance) && !own.contains(root)) {
+        roots.push(root.clone());
+        let is_tainted = before.is_some_and(|bundle| bundle.tainted().contains(&fingerprint));
+        all_tainted.extend(is_tainted.then_some(fingerprint));
+    }
+    (roots, all_tainted)
 }
 
 fn encode(bundle: &TrustBundle) -> Bytes {
     let roots = bundle.roots().map(|root| STANDARD.encode(root)).collect();
-    let raw = RawBundle { sequence: bundle.sequence(), roots };
+    let tainted = bundle.tainted().iter().map(|root| STANDARD.encode(root)).collect();
+    let raw = RawBundle { sequence: bundle.sequence(), roots, tainted };
     serde_json::to_vec(&raw).expect("texts and numbers always serialise").into()
 }
 
@@ -111,5 +119,8 @@ fn decode(trust_domain: &TrustDomain, entry: &Entry) -> Result<TrustBundle, Auth
     let root = |text: &String| STANDARD.decode(text).map(CertificateDer::from);
     let roots: Result<Vec<_>, _> = raw.roots.iter().map(root).collect();
     let roots = roots.map_err(|error| damaged(error.to_string()))?;
-    Ok(TrustBundle::new(trust_domain.clone(), roots, raw.sequence)?)
+    let fingerprint = |text: &String| STANDARD.decode(text).ok().and_then(|bytes| bytes.try_into().ok());
+    let tainted: Option<Vec<[u8; 32]>> = raw.tainted.iter().map(fingerprint).collect();
+    let tainted = tainted.ok_or_else(|| damaged("a tainted root is no fingerprint".to_owned()))?;
+    Ok(TrustBundle::new(trust_domain.clone(), roots, raw.sequence)?.with_tainted(tainted))
 }

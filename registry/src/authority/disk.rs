@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use weft_identity::ca::{AuthorityParts, KeyPart, PreparedPart, RetiredPart};
+use weft_identity::ca::{AuthorityParts, FormerPart, KeyPart, PreparedPart, RootState};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -15,8 +15,8 @@ use crate::{
     timestamp::{from_unix_seconds, unix_seconds},
 };
 
-/// The format that this version writes and reads.
-const FORMAT: u32 = 1;
+/// The format that this version writes. It reads the one before too, which knew no states of former roots.
+const FORMAT: u32 = 2;
 
 /// Where the authority of the server with `state_dir` lies.
 #[must_use]
@@ -49,7 +49,7 @@ pub(super) fn load(path: &Path) -> Result<Option<AuthorityParts>, DiskError> {
     let damaged = |why: &dyn fmt::Display| DiskError::Damaged { path: path.into(), why: why.to_string() };
     let Some(bytes) = private::read(path)? else { return Ok(None) };
     let raw: RawAuthority = serde_json::from_slice(&bytes).map_err(|error| damaged(&Unread(&error)))?;
-    if raw.format != FORMAT {
+    if !(1..=FORMAT).contains(&raw.format) {
         return Err(damaged(&format_args!("it has format {}, known is {FORMAT}", raw.format)));
     }
     raw.into_parts().map(Some).map_err(|why| damaged(&why))
@@ -86,8 +86,11 @@ struct RawAuthority {
     trust_domain: String,
     instance: String,
     root: RawPart,
+    #[serde(default)]
+    active_since: u64,
     prepared: Option<RawPrepared>,
-    retired: Vec<RawRetired>,
+    #[serde(alias = "retired")]
+    former: Vec<RawFormer>,
     intermediate: RawPart,
     high_water: u64,
 }
@@ -123,9 +126,27 @@ struct RawPrepared {
 
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct RawRetired {
+struct RawFormer {
     certificate: String,
-    at: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<RawKey>,
+    #[serde(default)]
+    state: RawState,
+    #[serde(alias = "at")]
+    since: u64,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(transparent)]
+struct RawKey(#[serde(with = "secret")] Zeroizing<String>);
+
+#[derive(Clone, Copy, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum RawState {
+    #[default]
+    Old,
+    Tainted,
+    Revoked,
 }
 
 impl From<&KeyPart> for RawPart {
@@ -146,17 +167,24 @@ impl From<&AuthorityParts> for RawAuthority {
             authority: (&part.authority).into(),
             since: unix_seconds(part.since),
         };
-        let retired = |part: &RetiredPart| RawRetired {
+        let former = |part: &FormerPart| RawFormer {
             certificate: part.certificate_pem.clone(),
-            at: unix_seconds(part.at),
+            key: part.key_pem.clone().map(RawKey),
+            state: match part.state {
+                RootState::Tainted => RawState::Tainted,
+                RootState::Revoked => RawState::Revoked,
+                RootState::Prepared | RootState::Active | RootState::Old => RawState::Old,
+            },
+            since: unix_seconds(part.since),
         };
         Self {
             format: FORMAT,
             trust_domain: parts.trust_domain.to_string(),
             instance: parts.instance.clone(),
             root: (&parts.root).into(),
+            active_since: unix_seconds(parts.active_since),
             prepared: parts.prepared.as_ref().map(prepared),
-            retired: parts.retired.iter().map(retired).collect(),
+            former: parts.former.iter().map(former).collect(),
             intermediate: (&parts.intermediate).into(),
             high_water: unix_seconds(parts.high_water),
         }
@@ -168,15 +196,22 @@ impl RawAuthority {
         let prepared = self.prepared.map(|raw| -> Result<_, String> {
             Ok(PreparedPart { authority: raw.authority.into(), since: time(raw.since)? })
         });
-        let retired = self.retired.into_iter().map(|raw| -> Result<_, String> {
-            Ok(RetiredPart { certificate_pem: raw.certificate, at: time(raw.at)? })
+        let former = self.former.into_iter().map(|raw| -> Result<_, String> {
+            let state = match raw.state {
+                RawState::Old => RootState::Old,
+                RawState::Tainted => RootState::Tainted,
+                RawState::Revoked => RootState::Revoked,
+            };
+            let (certificate_pem, key_pem) = (raw.certificate, raw.key.map(|key| key.0));
+            Ok(FormerPart { certificate_pem, key_pem, state, since: time(raw.since)? })
         });
         Ok(AuthorityParts {
             trust_domain: self.trust_domain.parse().map_err(|_| "trustDomain is none".to_owned())?,
             instance: self.instance,
             root: self.root.into(),
+            active_since: time(self.active_since)?,
             prepared: prepared.transpose()?,
-            retired: retired.collect::<Result<_, _>>()?,
+            former: former.collect::<Result<_, _>>()?,
             intermediate: self.intermediate.into(),
             high_water: time(self.high_water)?,
         })
@@ -198,9 +233,13 @@ mod tests {
     fn authority() -> AuthorityParts {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         let mut ca = CertificateAuthority::create(&"corp.example".parse().unwrap(), "a", now).unwrap();
-        ca.roll_root(now).unwrap();
-        ca.activate_root(now).unwrap();
-        ca.roll_root(now).unwrap();
+        let first = ca.roots()[0].fingerprint;
+        for _ in 0..2 {
+            ca.prepare(now).unwrap();
+            ca.activate(0, false, now).unwrap();
+        }
+        ca.taint(&first, now).unwrap();
+        ca.prepare(now).unwrap();
         ca.to_parts()
     }
 
@@ -211,11 +250,32 @@ mod tests {
         assert!(load(&path).unwrap().is_none());
         let parts = authority();
         store(&path, &parts).unwrap();
-        assert!(parts.prepared.is_some() && parts.retired.len() == 1);
+        assert!(parts.prepared.is_some() && parts.former.len() == 2);
         assert_eq!(load(&path).unwrap(), Some(parts));
         for (path, mode) in [(path.as_path(), 0o600), (path.parent().unwrap(), 0o700)] {
             assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o7777, mode);
         }
+    }
+
+    #[test]
+    fn the_file_of_the_version_before_is_read() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = path(temp.path());
+        let parts = authority();
+        store(&path, &parts).unwrap();
+        let mut text: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let certificate = text["former"][1]["certificate"].clone();
+        let object = text.as_object_mut().unwrap();
+        object.retain(|key, _| key != "former" && key != "activeSince");
+        object.insert("format".to_owned(), 1.into());
+        object.insert(
+            "retired".to_owned(),
+            serde_json::json!([{"certificate": certificate, "at": 1_800_000_000}]),
+        );
+        private::write(&path, text.to_string().as_bytes()).unwrap();
+        let read = load(&path).unwrap().unwrap();
+        assert_eq!((read.former.len(), read.former[0].state), (1, RootState::Old));
+        assert!(read.former[0].key_pem.is_none() && read.root == parts.root);
     }
 
     #[test]
@@ -225,10 +285,10 @@ mod tests {
         store(&path, &authority()).unwrap();
         let text = fs::read_to_string(&path).unwrap();
         let key = "\"-----BEGIN PRIVATE KEY-----\"";
-        let misplaced = text.replace("\"format\": 1", &format!("\"format\": {key}"));
+        let misplaced = text.replace("\"format\": 2", &format!("\"format\": {key}"));
         let as_domain = text.replace("\"trustDomain\": \"corp.example\"", &format!("\"trustDomain\": {key}"));
-        let as_field = text.replace("\"format\": 1", &format!("{key}: 1"));
-        let newer = text.replace("\"format\": 1", "\"format\": 2");
+        let as_field = text.replace("\"format\": 2", &format!("{key}: 2"));
+        let newer = text.replace("\"format\": 2", "\"format\": 3");
         for broken in [&text[..text.len() / 2], &newer, "{}", &misplaced, &as_domain, &as_field] {
             private::write(&path, broken.as_bytes()).unwrap();
             let refused = load(&path).unwrap_err();

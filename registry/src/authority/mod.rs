@@ -1,7 +1,7 @@
 //! The certificate authority of this server at work.
 //!
-//! Owns the authority's file (`disk.rs`), the bundle record (`bundle.rs`), the server's own SVID, and the timer that
-//! renews all of them. Who may have which identity is [`crate::issuer`]'s question; how a certificate is made is
+//! Owns the authority's file (`disk.rs`), the bundle record (`bundle.rs`), the steps between its states (`life.rs`), the
+//! server's own SVID, and the timer that renews all of them. Who may have which identity is [`crate::issuer`]'s question; how a certificate is made is
 //! [`weft_identity::ca`]'s.
 //!
 //! ```text
@@ -11,33 +11,36 @@
 //! Invariants: a root is on disk before it is published, and published before it signs; the bundle's sequence never
 //! falls; the server's SVID is never shown after its end.
 
+mod audience;
 mod bundle;
 mod disk;
+mod life;
 mod siblings;
+mod told;
+mod upstream;
+
 #[cfg(test)]
 mod tests;
 
 use std::{
+    collections::BTreeMap,
+    fmt,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use tokio::sync::watch;
-use tracing::{error, info, warn};
-use weft_api::{
-    duration::format_duration,
-    fault::Fault,
-    pb::management::{AuthorityStatus, Problem, RootStatus, ShowAuthorityResponse},
-};
+use tracing::{error, info};
+use weft_api::fault::Fault;
 use weft_identity::{
     bundle::{BundleError, TrustBundle, TrustBundles},
     ca::{
-        AuthorityError, CLOCK_TOLERANCE, CaSettings, CertificateAuthority, IssueError, IssuedSvid, Maintained,
+        AuthorityError, CaSettings, CertificateAuthority, IssueError, IssuedSvid, Roots, Upstream,
+        UpstreamError,
     },
     csr::{CsrError, SigningRequest},
     spiffe::{InvalidSpiffeId, SpiffeId, TrustDomain},
@@ -46,12 +49,14 @@ use weft_identity::{
 };
 use weft_policy::code::{self, CodeId};
 
+use self::audience::Audience;
 pub use self::{disk::DiskError, siblings::Newcomer};
 use crate::{
     clock::Clock,
     config::Issuing,
-    core::Authority,
     issuance::{self, Issuance},
+    keeper::WorldHandle,
+    presence::Presence,
     refusal::catalogued,
     seal::SealError,
     store::{Store, StoreError},
@@ -60,9 +65,11 @@ use crate::{
 
 /// How often the authority looks after itself, at the latest (see [`CertificateAuthority::maintain`]).
 const MAINTAIN_EVERY: Duration = Duration::from_secs(3600);
+/// How often the files of an upstream authority are read again.
+const LOOK_UPSTREAM: Duration = Duration::from_secs(60);
 /// The shortest pause between two rounds, which only lives of a second or two would ask for.
 const LEAST_PAUSE: Duration = Duration::from_millis(250);
-/// The wait after maintenance failed.
+/// The wait after maintenance failed, and the longest between two looks at who has the prepared root.
 const RETRY: Duration = Duration::from_secs(10);
 
 /// Why the authority cannot work.
@@ -124,6 +131,20 @@ pub enum AuthorityFailure {
         /// This server.
         instance: String,
     },
+    /// The upstream authority's files cannot be read.
+    #[error("identity.upstream.disk: {}: {source}", path.display())]
+    UpstreamFile {
+        /// Which of them.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The upstream authority's key lies open, or is not there.
+    #[error("identity.upstream.disk.key: {0}")]
+    UpstreamKey(String, CodeId),
+    /// Nothing can be signed under the upstream authority.
+    #[error("identity.upstream.disk: {0}")]
+    Upstream(#[from] UpstreamError),
     /// A task that wrote a file did not end.
     #[error("the server is shutting down")]
     Interrupted,
@@ -144,6 +165,8 @@ impl AuthorityFailure {
                 code::STATE_DAMAGED
             }
             Self::Key(_) => code::ENTROPY,
+            Self::UpstreamFile { .. } | Self::Upstream(_) => code::UPSTREAM_REFUSED,
+            Self::UpstreamKey(_, code) => *code,
             Self::Name(_) => code::BAD_SPIFFE_ID,
             Self::Store(error) => error.code(),
             Self::OtherTrustDomain { .. } => code::OTHER_TRUST_DOMAIN,
@@ -167,9 +190,16 @@ pub fn exists(state_dir: &Path) -> bool {
 }
 
 /// The authority of this server. See the module.
-#[derive(Debug)]
 pub struct InstanceAuthority {
     ca: Mutex<CertificateAuthority>,
+    /// Held from reading to writing: changes are made one after another.
+    turn: tokio::sync::Mutex<()>,
+    /// The sequence of the first bundle with each root, as far as this process knows: never too low.
+    published: Mutex<BTreeMap<[u8; 32], u64>>,
+    /// Set when there is somebody to be told.
+    audience: OnceLock<Audience>,
+    /// The uptime at which this server began to serve.
+    serving: Duration,
     path: PathBuf,
     trust_domain: TrustDomain,
     own: SpiffeId,
@@ -179,6 +209,14 @@ pub struct InstanceAuthority {
     bundles: BundleSlot,
     slot: SvidSlot,
     issued: AtomicU64,
+    /// Why the upstream authority's files are not used, since the last look at them.
+    upstream_fault: Mutex<Option<Fault>>,
+}
+
+impl fmt::Debug for InstanceAuthority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InstanceAuthority").field("own", &self.own).finish_non_exhaustive()
+    }
 }
 
 impl InstanceAuthority {
@@ -197,27 +235,48 @@ impl InstanceAuthority {
         let path = disk::path(state_dir);
         let log = issuance::summary(store).await?;
         let known = bundle::stored(store, trust_domain).await?;
-        let mut ca = load_or_create(&path, trust_domain, settings, known.as_ref(), log.newest, clock.now())?;
+        let upstream = upstream::read(&settings, trust_domain, clock.now())?;
+        let above = upstream.as_ref();
+        let mut ca =
+            load_or_create(&path, trust_domain, &settings, above, known.as_ref(), log.newest, clock.now())?;
         siblings::check_admitted(&ca, known.as_ref())?;
-        ca.maintain(clock.now())?;
+        if let Some(upstream) = &upstream {
+            ca.adopt(upstream, clock.now())?;
+        }
+        // Who has a prepared root is not known before agents are back.
+        ca.maintain(usize::MAX, clock.now())?;
         disk::store(&path, &ca.to_parts())?;
-        let bundle = bundle::publish(store, trust_domain, ca.instance(), ca.bundle_roots()).await?;
+        let tainted = ca.tainted_roots();
+        let bundle = bundle::publish(store, trust_domain, ca.instance(), ca.bundle_roots(), &tainted).await?;
         let own = SpiffeId::server(trust_domain, ca.instance())?;
         let bundles = BundleSlot::new(TrustBundles::from(bundle.clone()));
         let authority = Self {
             ca: Mutex::new(ca),
+            turn: tokio::sync::Mutex::default(),
+            published: Mutex::default(),
+            audience: OnceLock::new(),
+            serving: clock.uptime(),
             path,
             trust_domain: trust_domain.clone(),
             own,
             settings,
             clock: clock.clone(),
-            bundle: watch::Sender::new(Arc::new(bundle)),
+            bundle: watch::Sender::new(Arc::new(bundle.clone())),
             bundles,
             slot: SvidSlot::empty(),
             issued: AtomicU64::new(log.count),
+            upstream_fault: Mutex::default(),
         };
+        authority.announce(bundle);
         authority.renew_own(store).await?;
         Ok(authority)
+    }
+
+    /// Says where the agents are found that must take a root before it signs, and the log of what was signed. Called once;
+    /// before that, no root is activated but at the last moment.
+    pub fn listen_to(&self, store: Arc<dyn Store>, presence: Presence, world: WorldHandle) {
+        // A second audience would be the same one.
+        let _ = self.audience.set(Audience { store, presence, world });
     }
 
     /// Signs a leaf. The caller writes it to the issuance log before it leaves the process, and says so with
@@ -298,50 +357,42 @@ impl InstanceAuthority {
         }
     }
 
-    /// Half of what is left of the server's own SVID, or an hour.
+    /// Half of what is left of the server's own SVID, the next change of the authority, or an hour.
     fn next_due(&self, now: SystemTime) -> SystemTime {
         let validity = self.slot.load().map(|credential| credential.svid().validity());
         let half = validity.map_or(now, |validity| half_life(&validity));
-        half.clamp(now + LEAST_PAUSE, now + MAINTAIN_EVERY)
-    }
-
-    async fn maintain(&self, store: &dyn Store) -> Result<(), AuthorityFailure> {
-        let now = self.clock.now();
-        let (done, parts, roots) = {
-            let mut ca = self.ca();
-            let done = ca.maintain(now)?;
-            (done, ca.to_parts(), ca.bundle_roots())
+        let authority = match self.ca().next_due() {
+            // It waits for an agent: looked at again soon, but not without a pause.
+            due if due <= now => now + (self.settings.leaf_ttl / 20).clamp(LEAST_PAUSE, RETRY),
+            due => due,
         };
-        if !done.is_empty() {
-            let path = self.path.clone();
-            let written = tokio::task::spawn_blocking(move || disk::store(&path, &parts)).await;
-            written.map_err(|_| AuthorityFailure::Interrupted)??;
-        }
-        // Asked even when nothing was done: a publication that failed before is made up for.
-        let instance = self.instance();
-        self.in_force(bundle::publish(store, &self.trust_domain, &instance, roots).await?);
-        done.iter().for_each(tell);
-        if self.own_is_due(now) || !done.is_empty() {
-            self.renew_own(store).await?;
-        }
-        issuance::prune(store, now).await?;
-        Ok(())
+        // The files of an upstream authority are looked at again more often than our own parts change.
+        let most = if self.settings.upstream.is_some() { LOOK_UPSTREAM } else { MAINTAIN_EVERY };
+        half.min(authority).clamp(now + LEAST_PAUSE, now + most)
     }
 
+    /// Whether the server's own SVID is half over, or is not under what signs now.
     fn own_is_due(&self, now: SystemTime) -> bool {
-        self.slot.load().is_none_or(|credential| half_life(&credential.svid().validity()) <= now)
+        let intermediate = self.ca().intermediate().clone();
+        self.slot.load().is_none_or(|credential| {
+            let own = credential.svid();
+            half_life(&own.validity()) <= now || own.chain().get(1) != Some(&intermediate)
+        })
     }
 
     async fn renew_own(&self, store: &dyn Store) -> Result<(), AuthorityFailure> {
         let now = self.clock.now();
         let (key, csr) = SigningRequest::create()?;
         let request = SigningRequest::parse(&csr)?;
-        let issued = self.sign(&request, &self.own, self.settings.leaf_ttl, now)?;
-        let record = Issuance::new(&request, &self.own, &issued, now, self.own.to_string());
+        let (issued, root) = {
+            let mut ca = self.ca();
+            (ca.issue(&request, &self.own, self.settings.leaf_ttl, now)?, ca.active_root().clone())
+        };
+        let before = self.slot.load().map(|credential| credential.svid().serial().clone());
+        let record = Issuance::new(&request, &self.own, &issued, now, self.own.to_string()).replacing(before);
         store.txn(Vec::new(), record.ops()).await?;
         self.count();
         let svid = Svid::parse(issued.chain, key)?;
-        let root = self.ca().active_root().clone();
         info!(serial = %svid.serial(), not_after = %rfc3339(svid.validity().not_after), "the server has a new SVID");
         self.slot.publish_with(svid, &[root]);
         Ok(())
@@ -360,86 +411,36 @@ impl InstanceAuthority {
     }
 }
 
-impl Authority for InstanceAuthority {
-    fn status(&self) -> AuthorityStatus {
-        let bundle = self.bundle.borrow().clone();
-        let ca = self.ca();
-        let active = ca.active_root();
-        let root = |((certificate, fingerprint), validity): ((_, [u8; 32]), Validity)| RootStatus {
-            fingerprint: hex(&fingerprint),
-            not_before: rfc3339(validity.not_before),
-            not_after: rfc3339(validity.not_after),
-            instance: ca.instance().to_owned(),
-            active: certificate == active,
-        };
-        let rows = bundle.roots().zip(bundle.fingerprints()).zip(bundle.validities());
-        AuthorityStatus {
-            roots: rows.map(root).collect(),
-            intermediate_not_after: rfc3339(ca.intermediate_validity().not_after),
-            issued: self.issued.load(Ordering::Relaxed),
-            bundle_sequence: bundle.sequence(),
-            leaf_ttl: format_duration(self.settings.leaf_ttl),
-        }
-    }
-
-    fn show(&self) -> ShowAuthorityResponse {
-        let bundle = self.bundle.borrow().clone();
-        ShowAuthorityResponse {
-            authority: Some(self.status()),
-            roots_pem: bundle.roots().map(|root| pem(root)).collect(),
-            trust_domain: self.trust_domain.to_string(),
-        }
-    }
-
-    fn problems(&self) -> Vec<Problem> {
-        let now = self.clock.now();
-        let ca = self.ca();
-        let is_late = |validity: &Validity| validity.remaining(now) < validity.period() / 6;
-        let mut problems = Vec::new();
-        let mut tell = |id: CodeId, what: String| {
-            let fix = id.row().fix.iter().map(|&fix| fix.to_owned()).collect();
-            problems.push(Problem { code: id.as_str().to_owned(), what, fix });
-        };
-        if is_late(&ca.intermediate_validity()) {
-            let at = rfc3339(ca.intermediate_validity().not_after);
-            tell(
-                code::CA_EXPIRES_SOON,
-                format!("the intermediate of {} ends {at} and was not renewed", ca.instance()),
-            );
-        }
-        if is_late(&ca.root_validity()) && ca.prepared_root().is_none() {
-            let at = rfc3339(ca.root_validity().not_after);
-            tell(
-                code::CA_EXPIRES_SOON,
-                format!("the root of {} ends {at} and no new one is prepared", ca.instance()),
-            );
-        }
-        if ca.high_water().duration_since(now).is_ok_and(|back| back > CLOCK_TOLERANCE) {
-            let at = rfc3339(ca.high_water());
-            tell(code::CLOCK_WENT_BACK, format!("the last certificate was signed at {at}, which lies ahead"));
-        }
-        if self.slot.load().is_none() {
-            tell(code::OWN_SVID_EXPIRED, "the server's own certificate has expired".to_owned());
-        }
-        problems
-    }
-}
-
 fn load_or_create(
     path: &Path,
     trust_domain: &TrustDomain,
-    settings: Issuing,
+    settings: &Issuing,
+    upstream: Option<&Upstream>,
     known: Option<&TrustBundle>,
     newest: Option<SystemTime>,
     now: SystemTime,
 ) -> Result<CertificateAuthority, AuthorityFailure> {
-    // Leaves may be as long as an enrollment asks, so retired roots stay for the longest life there is.
-    let ca = CaSettings { lifetimes: settings.lifetimes, ..CaSettings::default() };
+    let ca = CaSettings {
+        lifetimes: settings.lifetimes,
+        root_lifetime: settings.root_ttl,
+        intermediate_lifetime: settings.intermediate_ttl,
+        settle: settings.leaf_ttl,
+        roots: if upstream.is_some() { Roots::Upstream } else { Roots::Own },
+        ..CaSettings::default()
+    };
     let Some(mut parts) = disk::load(path)? else {
-        if known.is_some_and(|bundle| bundle.roots().len() > 0) {
+        // Under an upstream authority nothing is lost that its files do not bring back.
+        let is_back = |bundle: &TrustBundle| {
+            upstream.is_some_and(|upstream| bundle.roots().any(|root| root == upstream.root()))
+        };
+        if known.is_some_and(|bundle| bundle.roots().len() > 0 && !is_back(bundle)) {
             return Err(AuthorityFailure::Lost { path: path.into() });
         }
-        let made = CertificateAuthority::create_with(trust_domain, &instance_name()?, ca, now)?;
+        let name = instance_name()?;
+        let made = match upstream {
+            Some(upstream) => CertificateAuthority::create_under(upstream, trust_domain, &name, ca, now)?,
+            None => CertificateAuthority::create_with(trust_domain, &name, ca, now)?,
+        };
         // On disk before anything is signed with it.
         disk::store(path, &made.to_parts())?;
         info!(instance = made.instance(), %trust_domain, "a new certificate authority was made");
@@ -467,28 +468,6 @@ fn half_life(validity: &Validity) -> SystemTime {
     start + validity.not_after.duration_since(start).unwrap_or_default() / 2
 }
 
-fn tell(done: &Maintained) {
-    match done {
-        Maintained::IntermediateRenewed => info!("the intermediate was renewed"),
-        Maintained::RootPrepared { fingerprint } => {
-            info!(fingerprint = %hex(fingerprint), "a new root is in the bundle");
-        }
-        Maintained::RootActivated { fingerprint } => {
-            info!(fingerprint = %hex(fingerprint), "the new root signs");
-        }
-        Maintained::RootRemoved { fingerprint } => {
-            warn!(fingerprint = %hex(fingerprint), "a former root left the bundle");
-        }
-    }
-}
-
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// RFC 7468 §5.1.
-fn pem(certificate: &[u8]) -> String {
-    let text = STANDARD.encode(certificate);
-    let lines: Vec<_> = text.as_bytes().chunks(64).map(|line| String::from_utf8_lossy(line)).collect();
-    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }

@@ -3,13 +3,10 @@
 use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;
-use tracing::{info, warn};
-use weft_identity::{
-    bundle::{TrustBundle, TrustBundles},
-    ca::CertificateAuthority,
-};
+use tracing::warn;
+use weft_identity::{bundle::TrustBundle, ca::CertificateAuthority};
 
-use super::{AuthorityFailure, InstanceAuthority, RETRY, bundle, disk, load_or_create};
+use super::{AuthorityFailure, InstanceAuthority, RETRY, bundle, disk, load_or_create, upstream};
 use crate::{
     clock::Clock,
     config::Config,
@@ -50,21 +47,8 @@ impl InstanceAuthority {
 
     async fn take_in(&self, store: &dyn Store) -> Result<(), AuthorityFailure> {
         let Some(stored) = bundle::stored(store, &self.trust_domain).await? else { return Ok(()) };
-        self.in_force(stored);
+        self.announce(stored);
         Ok(())
-    }
-
-    /// Puts a bundle in force, unless one that is as new is.
-    pub(super) fn in_force(&self, newer: TrustBundle) {
-        self.bundle.send_if_modified(|before| {
-            let is_newer = newer.sequence() > before.sequence();
-            if is_newer {
-                info!(sequence = newer.sequence(), roots = newer.roots().len(), "the trust bundle changed");
-                self.bundles.publish(TrustBundles::from(newer.clone()));
-                *before = Arc::new(newer);
-            }
-            is_newer
-        });
     }
 }
 
@@ -87,7 +71,9 @@ impl Newcomer {
     /// [`AuthorityFailure`].
     pub fn prepare(config: &Config, clock: &Clock) -> Result<Self, AuthorityFailure> {
         let path = disk::path(&config.state_dir);
-        let ca = load_or_create(&path, &config.trust_domain, config.identity, None, None, clock.now())?;
+        let (settings, domain) = (&config.identity, &config.trust_domain);
+        let upstream = upstream::read(settings, domain, clock.now())?;
+        let ca = load_or_create(&path, domain, settings, upstream.as_ref(), None, None, clock.now())?;
         let keys = KeyFile::of(&config.state_dir);
         let ring = match keys.load()? {
             Some(kept) => kept.ring,

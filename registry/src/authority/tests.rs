@@ -1,5 +1,8 @@
 //! Rotation by a clock in the test's hand, with a real store and real files.
 
+mod above;
+mod steps;
+
 use std::{sync::Arc, time::Duration};
 
 use tempfile::TempDir;
@@ -8,6 +11,7 @@ use tokio::task::JoinSet;
 use super::*;
 use crate::{
     clock::TestClock,
+    core::Authority as _,
     layout,
     store::{
         embedded::{Bounds, EmbeddedStore, Settings},
@@ -16,8 +20,6 @@ use crate::{
 };
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
-const SETTINGS: Issuing = Issuing { leaf_ttl: DAY, lifetimes: weft_identity::ca::LeafLifetimes::Standard };
-
 struct Rig {
     folder: TempDir,
     clock: Clock,
@@ -37,8 +39,13 @@ impl Rig {
 
     async fn open(&self) -> Result<Arc<InstanceAuthority>, AuthorityFailure> {
         let domain = "corp.example".parse().unwrap();
-        let opened =
-            InstanceAuthority::open(&*self.store, &self.clock, self.folder.path(), &domain, SETTINGS);
+        let opened = InstanceAuthority::open(
+            &*self.store,
+            &self.clock,
+            self.folder.path(),
+            &domain,
+            Issuing::default(),
+        );
         opened.await.map(Arc::new)
     }
 
@@ -86,7 +93,7 @@ async fn a_new_root_is_published_before_the_old_one_ends_and_the_log_forgets_the
     let (bundle, _care) = (authority.bundle(), rig.look_after(&authority));
     tokio::task::yield_now().await; // the care begins, and sleeps
     assert_eq!((bundle.borrow().sequence(), bundle.borrow().roots().len()), (1, 1));
-    rig.hands.advance(276 * DAY);
+    rig.hands.advance(336 * DAY);
     eventually("a second root is published", || bundle.borrow().roots().len() == 2).await;
     eventually("the server has a valid certificate", || {
         authority.slot().load().is_some_and(|own| own.svid().validity().contains(rig.clock.now()))

@@ -28,8 +28,16 @@ use crate::{refusal::catalogued, store::MAX_PAGE_ENTRIES};
 
 /// Leaf lifetime by default (security.md 3.2, availability profile).
 pub const LEAF_TTL: Duration = Duration::from_secs(24 * 3600);
-/// A leaf longer than this fraction of the intermediate's 30 days would be cut (security.md 3.2: leaf <= issuer / 6).
-const LONGEST_UNCUT_LEAF: Duration = Duration::from_secs(5 * 24 * 3600);
+/// Life of an intermediate by default (decisions.md, certificates).
+pub const INTERMEDIATE_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Life of a root by default (decisions.md, certificates).
+pub const ROOT_TTL: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Longest life of a root (security.md 3.2: 10 years when it is kept off line).
+const LONGEST_ROOT: Duration = Duration::from_secs(3_650 * 24 * 3600);
+/// Shortest life of an intermediate, unless short lives are allowed: it is renewed at half of it.
+const SHORTEST_INTERMEDIATE: Duration = Duration::from_secs(3600);
+/// A leaf longer than this part of its issuer's life may be cut (security.md 3.2).
+const LEAF_PART: u32 = 6;
 
 const CONTROL: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 7444);
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7401);
@@ -74,13 +82,80 @@ pub struct Listen {
     pub metrics: SocketAddr,
 }
 
+/// The files of an upstream authority.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct UpstreamFiles {
+    /// The certificate under which the mesh signs, those above it, and the root.
+    pub chain: PathBuf,
+    /// The key of the first; for nobody else to read.
+    pub key: PathBuf,
+}
+
 /// How certificates are issued.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Issuing {
     /// Life of an agent's and a workload's certificate; 24 h.
     pub leaf_ttl: Duration,
     /// Whether lives below 5 min are allowed.
     pub lifetimes: LeafLifetimes,
+    /// Life of the intermediate; 30 days.
+    pub intermediate_ttl: Duration,
+    /// Life of the root; 1 year.
+    pub root_ttl: Duration,
+    /// The authority above this one, instead of a root of its own.
+    pub upstream: Option<UpstreamFiles>,
+}
+
+impl Default for Issuing {
+    fn default() -> Self {
+        Self {
+            leaf_ttl: LEAF_TTL,
+            lifetimes: LeafLifetimes::Standard,
+            intermediate_ttl: INTERMEDIATE_TTL,
+            root_ttl: ROOT_TTL,
+            upstream: None,
+        }
+    }
+}
+
+impl Issuing {
+    fn faults(&self) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let mut check = |key: &str, life: Duration, shortest: Duration, longest: Duration| {
+            if !(shortest..=longest).contains(&life) {
+                let [life, shortest, longest] = [life, shortest, longest].map(format_duration);
+                let what = format!("{life} is not from {shortest} to {longest}");
+                faults.push(catalogued(code::CONFIG_BAD_VALUE, what).at(format!("identity.{key}"), None));
+            }
+        };
+        let shortest = match self.lifetimes {
+            LeafLifetimes::Standard => SHORTEST_INTERMEDIATE,
+            LeafLifetimes::AllowShort => Duration::ZERO,
+        };
+        check("leafTtl", self.leaf_ttl, self.lifetimes.shortest(), LONGEST_LEAF);
+        // An issuer is replaced at half of its life, so what it signs has at least that much of it before it.
+        let intermediate = shortest.max(self.leaf_ttl * 2);
+        check("intermediateTtl", self.intermediate_ttl, intermediate, LONGEST_ROOT / 2);
+        check("rootTtl", self.root_ttl, self.intermediate_ttl * 2, LONGEST_ROOT);
+        faults
+    }
+
+    fn warnings(&self) -> Vec<Fault> {
+        let mut warnings = Vec::new();
+        if self.lifetimes == LeafLifetimes::AllowShort {
+            let what = format!("certificates live {}", format_duration(self.leaf_ttl));
+            warnings.push(catalogued(code::SHORT_LIFETIME, what));
+        }
+        let uncut = self.intermediate_ttl / LEAF_PART;
+        if self.leaf_ttl > uncut {
+            let what = format!(
+                "certificates of more than {}, a sixth of identity.intermediateTtl, may be cut where the intermediate ends",
+                format_duration(uncut)
+            );
+            warnings.push(catalogued(code::LIFETIME_REFUSED, what));
+        }
+        warnings
+    }
 }
 
 /// Bounds of the server, each with its default.
@@ -206,20 +281,7 @@ impl Config {
     /// What is legal, and should be looked at by a person.
     #[must_use]
     pub fn warnings(&self) -> Vec<Fault> {
-        let mut warnings = Vec::new();
-        if self.identity.lifetimes == LeafLifetimes::AllowShort {
-            warnings.push(catalogued(
-                code::SHORT_LIFETIME,
-                format!("certificates live {}", format_duration(self.identity.leaf_ttl)),
-            ));
-        }
-        if self.identity.leaf_ttl > LONGEST_UNCUT_LEAF {
-            warnings.push(catalogued(
-                code::LIFETIME_REFUSED,
-                "certificates of more than 5 days are cut where the intermediate ends",
-            ));
-        }
-        warnings
+        self.identity.warnings()
     }
 
     fn faults(&self) -> Vec<Fault> {
@@ -230,16 +292,7 @@ impl Config {
                 faults.push(catalogued(code::NOT_LOOPBACK, what).at(key, None));
             }
         }
-        let (shortest, life) = (self.identity.lifetimes.shortest(), self.identity.leaf_ttl);
-        if !(shortest..=LONGEST_LEAF).contains(&life) {
-            let what = format!(
-                "{} is not from {} to {}",
-                format_duration(life),
-                format_duration(shortest),
-                format_duration(LONGEST_LEAF)
-            );
-            faults.push(catalogued(code::CONFIG_BAD_VALUE, what).at("identity.leafTtl", None));
-        }
+        faults.extend(self.identity.faults());
         let only_loopback = !self.advertise.is_empty() && self.advertise.iter().all(Advertised::is_loopback);
         if only_loopback && !self.listen.control.ip().is_loopback() {
             let what = format!(
@@ -276,13 +329,22 @@ fn build(raw: RawConfig, rows: &mut Rows<'_>) -> Result<Config, Fault> {
     );
     let leaf_ttl = rows.period("identity.leafTtl", raw.identity.leaf_ttl, LEAF_TTL);
     let lifetimes = if short { LeafLifetimes::AllowShort } else { LeafLifetimes::Standard };
+    let intermediate_ttl =
+        rows.period("identity.intermediateTtl", raw.identity.intermediate_ttl, INTERMEDIATE_TTL);
+    let root_ttl = rows.period("identity.rootTtl", raw.identity.root_ttl, ROOT_TTL);
+    let upstream = raw.identity.upstream.map(|upstream| {
+        let (chain, key) = (upstream.disk.chain.0, upstream.disk.key.0);
+        rows.given("identity.upstream.disk.chain", &chain.display());
+        rows.given("identity.upstream.disk.key", &key.display());
+        UpstreamFiles { chain, key }
+    });
     let limits = limits(&raw.limits, rows);
     Ok(Config {
         cluster,
         trust_domain: raw.trust_domain.0,
         listen,
         advertise,
-        identity: Issuing { leaf_ttl, lifetimes },
+        identity: Issuing { leaf_ttl, lifetimes, intermediate_ttl, root_ttl, upstream },
         limits,
         run_dir: rows.take("runDir", raw.run_dir, run_dir, |path| path.display().to_string()),
         allow_shared_uid: rows.take("allowSharedUid", raw.allow_shared_uid, false, ToString::to_string),
@@ -445,7 +507,24 @@ mod tests {
             ("identity: {leafTtl: 10s}\n", "identity.leafTtl", code::CONFIG_BAD_VALUE),
             ("identity: {leafTtl: 8h30}\n", "identity.leafTtl", code::CONFIG_BAD_VALUE),
             ("identity: {leafTtl: 169h}\n", "identity.leafTtl", code::CONFIG_BAD_VALUE),
-            ("identity: {upstream: {disk: {}}}\n", "identity.upstream", code::CONFIG_BAD_VALUE),
+            ("identity: {intermediateTtl: 47h}\n", "identity.intermediateTtl", code::CONFIG_BAD_VALUE),
+            (
+                "identity: {leafTtl: 5m, intermediateTtl: 59m}\n",
+                "identity.intermediateTtl",
+                code::CONFIG_BAD_VALUE,
+            ),
+            ("identity: {rootTtl: 1439h}\n", "identity.rootTtl", code::CONFIG_BAD_VALUE),
+            ("identity: {rootTtl: 87601h}\n", "identity.rootTtl", code::CONFIG_BAD_VALUE),
+            (
+                "identity: {upstream: {disk: {chain: chain.pem, key: file:/key.pem}}}\n",
+                "identity.upstream.disk.chain",
+                code::CONFIG_BAD_VALUE,
+            ),
+            (
+                "identity: {upstream: {disk: {chain: file:/chain.pem, key: file:key.pem}}}\n",
+                "identity.upstream.disk.key",
+                code::CONFIG_BAD_VALUE,
+            ),
             ("advertise: [127.0.0.1, localhost]\n", "advertise", code::LOOPBACK_ADVERTISED),
             ("advertise: [\"a b\"]\n", "advertise[0]", code::CONFIG_BAD_VALUE),
             ("limits: {handshakes: 0}\n", "limits.handshakes", code::CONFIG_BAD_VALUE),
@@ -462,6 +541,27 @@ mod tests {
         let text = format!("{LEAST}identity: {{leafTtl: 10s, allowShortLifetimes: true}}\n");
         let config = Config::parse(&text, "x").unwrap();
         assert_eq!(&*config.warnings()[0].code, code::SHORT_LIFETIME.as_str());
+    }
+
+    #[test]
+    fn an_upstream_authority_is_two_files() {
+        let text = format!(
+            "{LEAST}identity: {{upstream: {{disk: {{chain: file:/a/chain.pem, key: file:/a/key.pem}}}}}}\n"
+        );
+        let files = Config::parse(&text, "x").unwrap().identity.upstream.unwrap();
+        assert_eq!(
+            (files.chain.as_path(), files.key.as_path()),
+            ("/a/chain.pem".as_ref(), "/a/key.pem".as_ref())
+        );
+    }
+
+    #[test]
+    fn a_certificate_longer_than_a_sixth_of_its_issuers_life_warns() {
+        let warnings = |lives: &str| {
+            Config::parse(&format!("{LEAST}identity: {{{lives}}}\n"), "x").unwrap().warnings().len()
+        };
+        assert_eq!(warnings("leafTtl: 1h, intermediateTtl: 6h, rootTtl: 12h"), 0);
+        assert_eq!(warnings("leafTtl: 1h, intermediateTtl: 5h, rootTtl: 12h"), 1);
     }
 
     #[test]

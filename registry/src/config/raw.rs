@@ -2,7 +2,7 @@
 
 use std::{fmt, net::SocketAddr, num::NonZeroU32, path::PathBuf, str::FromStr, time::Duration};
 
-use serde::{Deserialize, Deserializer, de::Error as _, de::IgnoredAny};
+use serde::{Deserialize, Deserializer, de::Error as _};
 use weft_api::duration::parse_duration;
 
 #[derive(Deserialize)]
@@ -74,9 +74,9 @@ pub(super) struct RawEtcdAuth {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct RawIdentity {
     pub(super) leaf_ttl: Option<Period>,
-    /// Read so that `null` is accepted; anything else is refused by its type.
-    #[serde(rename = "upstream")]
-    pub(super) _upstream: Option<Unserved>,
+    pub(super) intermediate_ttl: Option<Period>,
+    pub(super) root_ttl: Option<Period>,
+    pub(super) upstream: Option<RawUpstream>,
     pub(super) allow_short_lifetimes: Option<bool>,
 }
 
@@ -129,12 +129,26 @@ impl<'de> Deserialize<'de> for Period {
     }
 }
 
-/// A setting of the specification that this version does not serve.
-pub(super) struct Unserved;
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawUpstream {
+    pub(super) disk: RawUpstreamDisk,
+}
 
-impl<'de> Deserialize<'de> for Unserved {
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawUpstreamDisk {
+    pub(super) chain: FilePath,
+    pub(super) key: FilePath,
+}
+
+/// A file as `file:/etc/weft/chain.pem`: an absolute path, so that it does not depend on where the server was started.
+pub(super) struct FilePath(pub(super) PathBuf);
+
+impl<'de> Deserialize<'de> for FilePath {
     fn deserialize<D: Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
-        IgnoredAny::deserialize(reader)?;
-        Err(D::Error::custom("this version does not serve it: leave it out or write null"))
+        let text = String::deserialize(reader)?;
+        let path = text.strip_prefix("file:").map(PathBuf::from).filter(|path| path.is_absolute());
+        path.map(Self).ok_or_else(|| D::Error::custom("it is written as file:/absolute/path"))
     }
 }

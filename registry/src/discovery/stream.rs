@@ -145,8 +145,14 @@ impl AgentStream {
                 Err(_) => self.ended = true,
             },
             Ok(()) = self.bundles.changed() => {
-                let bundle = bundle_message(&self.bundles.borrow_and_update());
-                self.ready.push_back(Message::Bundle(bundle));
+                let bundle = Arc::clone(&self.bundles.borrow_and_update());
+                let peer = self.caller.peer.as_ref();
+                if peer.is_some_and(|peer| !bundle.has_key_of(&peer.authority_key_ids)) {
+                    let what = format!("the root of the certificate of node {} was revoked", self.node);
+                    let fault = catalogued(code::AUTHORITY_REVOKED, what);
+                    return Err(Refusal::new(tonic::Code::Unauthenticated, fault));
+                }
+                self.ready.push_back(Message::Bundle(bundle_message(&bundle)));
             }
         }
         Ok(())
@@ -175,6 +181,13 @@ impl AgentStream {
                 self.core.metrics.nacks.inc();
                 let reason = nack.reason.chars().take(200).collect::<String>();
                 warn!(node = %self.node, revision = nack.revision, ?reason, "an agent refuses an update");
+            }
+            Some(discovery_request::Message::BundleAck(ack)) => {
+                if ack.sequence > self.bundles.borrow().sequence() {
+                    return Err(Refusal::bad_value("sequence", "no such bundle was sent"));
+                }
+                self.connected.has_bundle(ack.sequence);
+                return Ok(());
             }
             Some(discovery_request::Message::Hello(_)) => {
                 return Err(Refusal::bad_value("hello", "a stream begins with one Hello"));
@@ -228,6 +241,8 @@ fn bundle_message(bundle: &TrustBundle) -> Bundle {
         sequence: bundle.sequence(),
         trust_domain: bundle.trust_domain().to_string(),
         roots: bundle.roots().map(|root| root.as_ref().to_vec()).collect(),
+        tainted: bundle.tainted().iter().map(|root| root.to_vec()).collect(),
+        acknowledge: true,
     }
 }
 
@@ -249,7 +264,8 @@ pub(super) fn hello(first: Option<DiscoveryRequest>) -> Result<pb::Hello, Refusa
         Some(
             discovery_request::Message::Subscribe(_)
             | discovery_request::Message::Ack(_)
-            | discovery_request::Message::Nack(_),
+            | discovery_request::Message::Nack(_)
+            | discovery_request::Message::BundleAck(_),
         )
         | None => Err(Refusal::bad_value("hello", "a stream begins with one Hello")),
     }

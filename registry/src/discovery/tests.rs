@@ -6,7 +6,7 @@ use tonic::{Code, transport::Channel};
 use weft_api::{
     convert::discovery::delta_from_message,
     pb::discovery::{
-        Ack, Delta as DeltaMessage, Hello, Nack, Subscribe, discovery_client::DiscoveryClient,
+        Ack, BundleAck, Delta as DeltaMessage, Hello, Nack, Subscribe, discovery_client::DiscoveryClient,
         discovery_request, discovery_response::Message,
     },
     record::view_digest,
@@ -333,4 +333,27 @@ async fn one_message_names_at_most_a_thousand_services() {
             .await;
         assert_eq!(agent.next().await.is_ok(), fits, "{count}");
     }
+}
+
+#[tokio::test]
+async fn an_agent_says_which_bundle_it_has_and_not_one_that_it_was_not_sent() {
+    let plane = Plane::shop().await;
+    let mut agent = Agent::open(plane.agent("hosta").await, hello(&[])).await.unwrap();
+    let Message::Bundle(bundle) = agent.next().await.unwrap() else { panic!("the bundle comes first") };
+    assert!(bundle.acknowledge, "agents of this version answer");
+    agent.say(discovery_request::Message::BundleAck(BundleAck { sequence: bundle.sequence })).await;
+    let node: NodeName = "hosta".parse().unwrap();
+    let acked = || plane.rig.core.presence.reports()[&node].bundle;
+    while acked() != bundle.sequence {
+        tokio::task::yield_now().await;
+    }
+    let unsent = BundleAck { sequence: bundle.sequence + 1 };
+    agent.say(discovery_request::Message::BundleAck(unsent)).await;
+    let refused = loop {
+        if let Err(status) = agent.next().await {
+            break status;
+        }
+    };
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert_eq!(acked(), bundle.sequence);
 }

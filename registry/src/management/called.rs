@@ -88,6 +88,7 @@ impl Answer for weft_api::pb::management::CreateTokenResponse {}
 impl Answer for weft_api::pb::management::DenyResponse {}
 impl Answer for weft_api::pb::management::UndenyResponse {}
 impl Answer for weft_api::pb::management::RevokeTokenResponse {}
+impl Answer for weft_api::pb::management::RotateAuthorityResponse {}
 
 impl ManagementService {
     /// Asks for one change of a caller that comes through the network. The owner of the host has the store anyway.

@@ -76,7 +76,8 @@ impl Elsewhere {
             }
         };
         let chain = answer.chain.into_iter().map(CertificateDer::from).collect();
-        IssuedSvid::read(chain, id, csr).map_err(|error| {
+        let root = <[u8; 32]>::try_from(answer.root).unwrap_or_default();
+        IssuedSvid::read(chain, id, csr, root).map_err(|error| {
             warn!(%error, %id, "another server signed something else than it was asked for");
             none("another server signed something else than it was asked for".to_owned())
         })

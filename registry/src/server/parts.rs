@@ -95,9 +95,14 @@ pub(super) async fn build(config: &Config, clock: &Clock) -> Result<Parts, Serve
     private::directory(&config.run_dir)?;
     let listeners = Listeners::open(config)?;
     let addresses = listeners.addresses.clone();
-    let authority =
-        InstanceAuthority::open(&*store, clock, &config.state_dir, &config.trust_domain, config.identity)
-            .await?;
+    let authority = InstanceAuthority::open(
+        &*store,
+        clock,
+        &config.state_dir,
+        &config.trust_domain,
+        config.identity.clone(),
+    )
+    .await?;
     let authority = Arc::new(authority);
     let metrics = Arc::new(RegistryMetrics::default());
     let presence = Presence::new(clock.clone());
@@ -105,6 +110,7 @@ pub(super) async fn build(config: &Config, clock: &Clock) -> Result<Parts, Serve
     let started =
         keeper::start(Arc::clone(&records), clock.clone(), &presence, domain, Arc::clone(&metrics)).await;
     let (world, keeping) = started?;
+    authority.listen_to(Arc::clone(&store), presence.clone(), world.clone());
     let draining = CancellationToken::new();
     let mut vital = JoinSet::new();
     vital.spawn(named("the keeper of the world", async move {

@@ -6,8 +6,8 @@ use weft_api::pb::{
     management::{
         CheckPolicyRequest, ConfirmRequest, CreateTokenRequest, DeleteRequest, DenyRequest, HistoryRequest,
         ListAuditRequest, ListDeniedRequest, ListRequest, ListTokensRequest, RevokeTokenRequest,
-        RollbackRequest, ShowAuthorityRequest, StatusRequest, UndenyRequest, VerifyAuditRequest,
-        WatchRequest,
+        RollbackRequest, RotateAuthorityRequest, ShowAuthorityRequest, StatusRequest, UndenyRequest,
+        VerifyAuditRequest, WatchRequest,
     },
 };
 
@@ -45,6 +45,7 @@ const TABLE: &[(&str, Needs)] = &[
     ("ListTokens", Needs::MeshAdmin),
     ("RevokeToken", Needs::MeshAdmin),
     ("Rollback", Needs::There(Role::Editor)),
+    ("RotateAuthority", Needs::MeshAdmin),
     ("ShowAuthority", Needs::Anywhere(Role::Viewer)),
     ("Status", Needs::Anywhere(Role::Viewer)),
     ("Undeny", Needs::MeshAdmin),
@@ -105,6 +106,7 @@ async fn ask(client: &mut Client, method: &str, namespace: &str, change: u64) ->
         "Rollback" => {
             client.rollback(RollbackRequest { refs, dry_run: true, ..Default::default() }).await.map(drop)
         }
+        "RotateAuthority" => client.rotate_authority(RotateAuthorityRequest::default()).await.map(drop),
         "ShowAuthority" => client.show_authority(ShowAuthorityRequest {}).await.map(drop),
         "Status" => client.status(StatusRequest {}).await.map(drop),
         "Undeny" => client.undeny(UndenyRequest::default()).await.map(drop),

@@ -113,7 +113,7 @@ async fn iss_07_what_the_store_did_not_take_is_not_given_out() {
     let ask = async || {
         let (_, csr) = SigningRequest::create().unwrap();
         let id = samples::identity("shop", "charge").to_string();
-        issuer.issue(&caller, IssueSvidRequest { spiffe_id: id, csr }).await
+        issuer.issue(&caller, IssueSvidRequest { spiffe_id: id, csr, ..Default::default() }).await
     };
     assert_eq!(ask().await.unwrap().chain.len(), 2);
     let logged = async || shop.core.store.list_all(&layout::issuances()).await.unwrap().entries.len();

@@ -84,7 +84,7 @@ async fn iss_03_a_replayed_request_certifies_no_second_identity() {
     let (_, csr) = SigningRequest::create().unwrap();
     let ask = async |holder: &Svid, id: String| {
         let mut client = IdentityClient::new(rig.dial(Some(holder)).await);
-        client.issue_svid(IssueSvidRequest { spiffe_id: id, csr: csr.clone() }).await
+        client.issue_svid(IssueSvidRequest { spiffe_id: id, csr: csr.clone(), ..Default::default() }).await
     };
     ask(&one, workload("charge")).await.unwrap();
     for (holder, id) in [(&one, workload("ledger")), (&two, two.id().to_string())] {
@@ -92,7 +92,11 @@ async fn iss_03_a_replayed_request_certifies_no_second_identity() {
         assert_eq!((grpc, &*refusal), (Code::PermissionDenied, code::BAD_SIGNING_REQUEST.as_str()));
     }
     let mut client = IdentityClient::new(rig.dial(Some(&one)).await);
-    let cut = IssueSvidRequest { spiffe_id: workload("order"), csr: csr[..csr.len() - 1].to_vec() };
+    let cut = IssueSvidRequest {
+        spiffe_id: workload("order"),
+        csr: csr[..csr.len() - 1].to_vec(),
+        ..Default::default()
+    };
     assert_eq!(codes(client.issue_svid(cut).await).0, Code::InvalidArgument);
 }
 

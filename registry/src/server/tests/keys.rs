@@ -141,7 +141,7 @@ async fn iss_03_a_captured_request_is_answered_once_on_any_connection() {
     let (one, two) = (rig.node("hostb").await, rig.node("hostc").await);
     let (_, csr) = SigningRequest::create().unwrap();
     let mut client = IdentityClient::new(rig.dial(Some(&one)).await);
-    let request = IssueSvidRequest { spiffe_id: workload("charge"), csr: csr.clone() };
+    let request = IssueSvidRequest { spiffe_id: workload("charge"), csr: csr.clone(), ..Default::default() };
     client.issue_svid(request.clone()).await.unwrap();
     let issued = rig.issued().await;
     let again = [
@@ -181,10 +181,10 @@ async fn ask(
     csr: Vec<u8>,
 ) -> Result<Response<IssueSvidResponse>, Status> {
     let mut client = IdentityClient::new(rig.dial(Some(holder)).await);
-    client.issue_svid(IssueSvidRequest { spiffe_id, csr }).await
+    client.issue_svid(IssueSvidRequest { spiffe_id, csr, ..Default::default() }).await
 }
 
 async fn ask_as_nobody(rig: &Rig, csr: Vec<u8>) -> Result<Response<IssueSvidResponse>, Status> {
     let mut client = IdentityClient::new(rig.dial(None).await);
-    client.issue_svid(IssueSvidRequest { spiffe_id: workload("charge"), csr }).await
+    client.issue_svid(IssueSvidRequest { spiffe_id: workload("charge"), csr, ..Default::default() }).await
 }

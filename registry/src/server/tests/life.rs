@@ -108,6 +108,9 @@ async fn the_plain_listeners_tell_metrics_and_readiness_and_no_secret() {
         "weft_identity_certificate_expiry_seconds{kind=\"server\"}",
         "weft_identity_issued_total",
         "weft_trust_bundle_sequence 1",
+        "weft_identity_roots{state=\"active\"} 1",
+        "weft_identity_roots{state=\"prepared\"} 0",
+        "weft_identity_agents_without_prepared_root 0",
         "weft_registry_control_accepted_total",
     ] {
         assert!(metrics.contains(name), "{name} is missing in:\n{metrics}");

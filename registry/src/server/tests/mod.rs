@@ -235,7 +235,10 @@ pub(super) async fn join_by(
 
 pub(super) async fn issue_by(mut client: IdentityClient<Channel>, id: &str) -> Result<Svid, Status> {
     let (key, csr) = SigningRequest::create().unwrap();
-    let answer = client.issue_svid(IssueSvidRequest { spiffe_id: id.into(), csr }).await?.into_inner();
+    let answer = client
+        .issue_svid(IssueSvidRequest { spiffe_id: id.into(), csr, ..Default::default() })
+        .await?
+        .into_inner();
     let chain = answer.chain.into_iter().map(Into::into).collect();
     Ok(Svid::parse(chain, key).unwrap())
 }
