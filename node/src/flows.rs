@@ -369,4 +369,16 @@ mod tests {
         assert_eq!(table.cut_where(|facts| facts.direction == Direction::Outbound), 1);
         assert_eq!(place.cut.cut().await, None);
     }
+
+    #[tokio::test]
+    async fn a_flow_that_is_cut_for_a_reason_tells_the_first_one() {
+        let table = FlowTable::new(2);
+        let place = table.enter(facts()).unwrap();
+        assert_eq!(place.cut.code(), None);
+        let mine: SpiffeId = "spiffe://corp.example/ns/shop/sa/order".parse().unwrap();
+        assert_eq!(table.cut_with(ResetCode::IdentityRevoked, |facts| facts.source == mine), 1);
+        assert_eq!(table.cut_with(ResetCode::Drain, |_| true), 1);
+        assert_eq!(place.cut.cut().await, None);
+        assert_eq!((place.cut.code(), place.cut.is_by_rule()), (Some(ResetCode::IdentityRevoked), false));
+    }
 }

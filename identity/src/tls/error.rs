@@ -143,9 +143,9 @@ pub const REASONS: [&str; 11] = [
     "bad_authority",
     "untrusted",
     "unexpected_identity",
+    "unknown_root",
     "identity_revoked",
     "node_banned",
-    "unknown_root",
 ];
 
 /// What stands before the reason in the text of a handshake error.

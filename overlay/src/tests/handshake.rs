@@ -2,6 +2,9 @@
 
 use std::net::UdpSocket;
 
+use weft_identity::denied::{Denied, Denylist};
+use weft_identity::tls::peer_id;
+
 use super::*;
 
 #[tokio::test]
@@ -34,6 +37,29 @@ async fn a_caller_of_another_authority_is_refused_and_told_why() {
         Err(other) => panic!("{other}"),
     };
     assert!(matches!(reason, CloseReason::Tls { by: By::Peer, .. }), "{reason}");
+}
+
+#[tokio::test]
+async fn whoever_is_denied_is_refused_in_both_roles_and_both_ends_name_the_reason() {
+    for (node, word) in [(None, "identity_revoked"), (Some("hostb"), "node_banned")] {
+        let world = World::new();
+        let (order, charge) = (world.party("order"), world.party("charge"));
+        for denied in [&order, &charge] {
+            let peer = peer_id(denied.slot.load().unwrap().svid().chain()).unwrap();
+            let subject = format!("serial:{}", peer.serial).parse().unwrap();
+            let entry = Denied { subject, until: u64::MAX, node: node.map(str::to_owned) };
+            world.bundles.deny(&Denylist::of([entry], &Denylist::new()));
+            let (dialled, accepted) = tokio::join!(try_dial(&order, &charge), finish(&charge));
+            let Err(AcceptError::Refused(there)) = accepted else { panic!("{accepted:?}") };
+            // TLS 1.3 lets the caller finish before the server has judged it.
+            let here = match dialled {
+                Ok(tunnel) => soon(tunnel.closed()).await,
+                Err(DialError::Refused { reason, .. }) => reason,
+                Err(other) => panic!("{other}"),
+            };
+            assert_eq!((here.label(), there.label()), (word, word), "{here}, {there}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use rustls_pki_types::{ServerName, UnixTime};
 
 use super::super::*;
 use crate::bundle::TrustBundles;
+use crate::denied::{Denied, Denylist};
 use crate::forge::{Authority, Forge, Key, at, domain, id};
 use crate::x509::fingerprint;
 
@@ -235,6 +236,34 @@ fn the_refused_side_learns_by_an_alert() {
     server.read_tls(&mut alert.as_slice()).unwrap();
     let told = server.process_new_packets().unwrap_err();
     assert_eq!(told, Error::AlertReceived(AlertDescription::CertificateUnknown));
+}
+
+#[test]
+fn whoever_is_denied_learns_it_by_an_alert_of_its_own_from_the_next_handshake_on() {
+    for (node, alert) in
+        [(None, AlertDescription::CertificateRevoked), (Some("hostb"), AlertDescription::AccessDenied)]
+    {
+        let mesh = Mesh::new();
+        mesh.connect().unwrap();
+        let serial =
+            format!("serial:{}", peer_id(mesh.charge.load().unwrap().svid().chain()).unwrap().serial);
+        let entry =
+            Denied { subject: serial.parse().unwrap(), until: u64::MAX, node: node.map(str::to_owned) };
+        mesh.trusted.deny(&Denylist::of([entry], &Denylist::new()));
+        // A newer bundle does not set anybody free.
+        mesh.trusted.publish(mesh.root.bundles("td"));
+
+        let mut client = connection(&Arc::new(mesh.client()), "label.local.weft");
+        let mut server = ServerConnection::new(Arc::new(mesh.server())).unwrap();
+        assert!(drive(&mut client, &mut server).is_err());
+        let mut sent = Vec::new();
+        client.write_tls(&mut sent).unwrap();
+        server.read_tls(&mut sent.as_slice()).unwrap();
+        assert_eq!(server.process_new_packets().unwrap_err(), Error::AlertReceived(alert));
+
+        mesh.trusted.deny(&Denylist::new());
+        mesh.connect().unwrap();
+    }
 }
 
 /// One trust domain with a caller and a service.

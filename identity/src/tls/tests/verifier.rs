@@ -10,6 +10,7 @@ use super::super::{
     BundleSlot, ClientAuth, ExpectedPeer, JoinVerifier, PeerIdentity, REASONS, VerifyError, peer_id,
 };
 use crate::bundle::{TrustBundle, TrustBundles};
+use crate::denied::{Denied, Denylist, Subject};
 use crate::forge::{self, Authority, Forge, at, domain, id, purposes};
 use crate::spiffe::SpiffeId;
 use crate::svid::{KeyUsageFault, SvidError};
@@ -448,6 +449,42 @@ fn the_reason_survives_as_text_and_no_peer_can_choose_it() {
     }
     assert_eq!(VerifyError::reason_in("refused as someone: else"), None);
     assert_eq!(VerifyError::reason_in(&rustls::Error::NoCertificatesPresented.to_string()), None);
+}
+
+/// The bundles of `root`, with one entry of the denylist.
+fn denying(root: &Authority, subject: &str, node: Option<&str>) -> TrustBundles {
+    let until = at(3600).duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let entry = Denied { subject: subject.parse().unwrap(), until, node: node.map(str::to_owned) };
+    root.bundles("td").denying(Denylist::of([entry], &Denylist::new()))
+}
+
+#[test]
+fn who_is_denied_is_refused_by_identity_serial_and_key_in_both_roles() {
+    let root = Authority::root("td");
+    let chain = [leaf(&root)];
+    let peer = peer_id(&chain).unwrap();
+    let key: String = peer.key.iter().map(|octet| format!("{octet:02x}")).collect();
+    for subject in [ID.to_owned(), format!("serial:{}", peer.serial), format!("sha256:{key}")] {
+        let by = subject.parse().unwrap();
+        for role in [PeerRole::Server, PeerRole::Client] {
+            let refused = verify_chain(&denying(&root, &subject, None), &chain, role, at(0));
+            assert_eq!(refused, Err(VerifyError::Revoked { id: id(ID), by: Subject::clone(&by) }));
+        }
+        let live = still_trusted(&chain, &denying(&root, &subject, None), at(0)).unwrap_err();
+        assert_eq!(live.reason(), "identity_revoked");
+    }
+    assert!(verify(&denying(&root, "spiffe://td/ns/shop/sa/other", None), &chain).is_ok());
+}
+
+#[test]
+fn a_certificate_of_a_banned_node_is_told_apart_and_a_forged_one_learns_nothing() {
+    let root = Authority::root("td");
+    let chain = [leaf(&root)];
+    let serial = format!("serial:{}", peer_id(&chain).unwrap().serial);
+    let refused = verify(&denying(&root, &serial, Some("hostb")), &chain);
+    assert_eq!(refused, Err(VerifyError::NodeBanned { id: id(ID), node: "hostb".to_owned() }));
+    let stranger = [leaf(&Authority::root("td"))];
+    assert_untrusted(&denying(&root, ID, None), &stranger);
 }
 
 fn leaf(issuer: &Authority) -> CertificateDer<'static> {

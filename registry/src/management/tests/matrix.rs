@@ -74,6 +74,11 @@ async fn waiting(admin: &mut Client, namespace: &str, port: u16) -> u64 {
     admin.apply(request).await.unwrap().into_inner().change
 }
 
+/// An identity that is denied, and then no more.
+fn nobody(namespace: &str) -> String {
+    format!("spiffe://corp.example/ns/{namespace}/sa/nobody")
+}
+
 /// Asks `method` for something in `namespace` that an admin gets.
 async fn ask(client: &mut Client, method: &str, namespace: &str, change: u64) -> Result<(), Status> {
     let refs = vec![vault_ref(namespace)];
@@ -92,7 +97,9 @@ async fn ask(client: &mut Client, method: &str, namespace: &str, change: u64) ->
         "Delete" => {
             client.delete(DeleteRequest { refs, dry_run: true, ..Default::default() }).await.map(drop)
         }
-        "Deny" => client.deny(DenyRequest::default()).await.map(drop),
+        "Deny" => {
+            client.deny(DenyRequest { subject: nobody(namespace), ..Default::default() }).await.map(drop)
+        }
         "Get" => client.get(GetRequest { r#ref: Some(vault_ref(namespace)) }).await.map(drop),
         "History" => client
             .history(HistoryRequest { r#ref: Some(vault_ref(namespace)), revision: None })
@@ -109,7 +116,9 @@ async fn ask(client: &mut Client, method: &str, namespace: &str, change: u64) ->
         "RotateAuthority" => client.rotate_authority(RotateAuthorityRequest::default()).await.map(drop),
         "ShowAuthority" => client.show_authority(ShowAuthorityRequest {}).await.map(drop),
         "Status" => client.status(StatusRequest {}).await.map(drop),
-        "Undeny" => client.undeny(UndenyRequest::default()).await.map(drop),
+        "Undeny" => {
+            client.undeny(UndenyRequest { subject: nobody(namespace), ..Default::default() }).await.map(drop)
+        }
         "VerifyAudit" => client.verify_audit(VerifyAuditRequest {}).await.map(drop),
         "Watch" => client.watch(WatchRequest { kind, namespace: name, ..Default::default() }).await.map(drop),
         other => panic!("{other} is in the table and not asked"),
