@@ -41,6 +41,16 @@ fn a_second_server_is_let_in_shares_the_agents_and_goes_on_alone() {
         other => Err(format!("{other:?}")),
     });
 
+    // Whoever asks one server learns of both.
+    let status = scene.mesh.on_server(&["status", "-o", "json"]).expect_success().stdout;
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let servers = status.pointer("/server/servers").or(status.pointer("/servers")).unwrap();
+    assert_eq!(servers.as_array().map(Vec::len), Some(2), "{status}");
+    let listed = scene.mesh.on_server(&["get", "agents", "--no-headers"]).expect_success().stdout;
+    let at: std::collections::BTreeSet<_> =
+        listed.lines().filter_map(|line| line.split_whitespace().last()).collect();
+    assert_eq!((listed.lines().filter(|line| line.contains("connected")).count(), at.len()), (2, 2), "{listed}");
+
     // Certificates are renewed meanwhile; those that the new server hands out are signed by the old one.
     eventually("the first server signs for the second", LEAF, || {
         let said = scene.mesh.server().stderr();

@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 use weft_api::pb::{
     agent::{AgentStatusRequest, AgentStatusResponse},
-    management::{AgentStatus, ObjectRef, PendingChange, Problem, RootStatus, StatusRequest, StatusResponse},
+    management::{
+        AgentStatus, ObjectRef, PendingChange, Problem, RootStatus, ServerStatus, StatusRequest, StatusResponse,
+    },
 };
 
 use crate::{
@@ -129,6 +131,17 @@ fn print_server(status: &StatusResponse, output: &Output) -> Result<(), CliError
         "server   {}  trust domain {}  cluster {}  revision {}  version {}",
         status.instance, status.trust_domain, status.cluster, status.revision, status.version
     ))?;
+    let others = status.servers.iter().filter(|server| server.instance != status.instance);
+    for server in others {
+        let signs = if server.signs { "" } else { "  does not sign yet" };
+        output.line(format!(
+            "beside   {}  {}  agents {}  version {}{signs}",
+            server.instance,
+            server.addresses.join(", "),
+            server.agents,
+            server.version
+        ))?;
+    }
     if let Some(authority) = &status.authority {
         let root = |r: &RootStatus| match r.state.as_str() {
             "" | "active" => format!("until {}", r.not_after),
@@ -221,6 +234,7 @@ pub(crate) fn agent_json(agent: &AgentStatus) -> Value {
         "node": agent.node, "connected": agent.connected, "revision": agent.acked_revision,
         "lastNack": agent.last_nack, "version": agent.version, "workloads": agent.workloads,
         "lastSeen": agent.last_seen, "advertise": agent.advertise, "boot": agent.boot, "banned": agent.banned,
+        "server": agent.server,
     })
 }
 
@@ -228,6 +242,10 @@ fn server_json(status: &StatusResponse) -> Value {
     let service = |s: &weft_api::pb::management::ServiceStatus| json!({"service": s.service, "endpoints": s.endpoints, "confirmed": s.confirmed});
     let problem = |p: &Problem| json!({"code": p.code, "what": p.what, "fix": p.fix});
     let named = |r: &ObjectRef| json!({"kind": r.kind, "namespace": r.namespace, "name": r.name});
+    let server = |s: &ServerStatus| {
+        json!({"instance": s.instance, "addresses": s.addresses, "version": s.version, "signs": s.signs,
+               "agents": s.agents})
+    };
     let waiting = |p: &PendingChange| {
         json!({"change": p.change, "author": p.author, "reason": p.reason, "confirmBy": p.confirm_by,
                "objects": p.objects.iter().map(named).collect::<Vec<_>>(), "failed": p.failed})
@@ -240,6 +258,7 @@ fn server_json(status: &StatusResponse) -> Value {
         "authority": status.authority.as_ref().map(crate::identity::show::authority_json),
         "problems": status.problems.iter().map(problem).collect::<Vec<_>>(),
         "pending": status.pending.iter().map(waiting).collect::<Vec<_>>(),
+        "servers": status.servers.iter().map(server).collect::<Vec<_>>(),
     })
 }
 

@@ -171,17 +171,21 @@ fn show_agents(global: &Global, output: &Output) -> Result<ExitCode, CliError> {
         return Ok(ExitCode::SUCCESS);
     }
     let row = |agent: &weft_api::pb::management::AgentStatus| {
+        // Only the server that it is connected to knows.
+        let is_known = agent.server.is_empty() || agent.server == status.instance;
+        let lag = status.revision.saturating_sub(agent.acked_revision);
         vec![
             agent.node.clone(),
             crate::observe::status::state_of(agent).to_owned(),
-            agent.acked_revision.to_string(),
-            status.revision.saturating_sub(agent.acked_revision).to_string(),
+            if is_known { agent.acked_revision.to_string() } else { "-".to_owned() },
+            if is_known { lag.to_string() } else { "-".to_owned() },
             agent.workloads.to_string(),
             agent.version.clone(),
             if agent.last_nack.is_empty() { "-".to_owned() } else { agent.last_nack.clone() },
+            if agent.server.is_empty() { "-".to_owned() } else { agent.server.clone() },
         ]
     };
-    let columns = ["NODE", "STATE", "REVISION", "LAG", "WORKLOADS", "VERSION", "LAST_NACK"];
+    let columns = ["NODE", "STATE", "REVISION", "LAG", "WORKLOADS", "VERSION", "LAST_NACK", "SERVER"];
     output.table(&columns, status.agents.iter().map(row).collect())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,3 +1,5 @@
+//! What must hold of the denylist: its encoding, its bound, whom it catches.
+
 use proptest::{collection::vec, option, prelude::*};
 
 use super::*;

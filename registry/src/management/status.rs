@@ -6,7 +6,7 @@ use std::{
 };
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use weft_api::pb::management::{AgentStatus, PendingChange, Problem, ServiceStatus, StatusResponse};
+use weft_api::pb::management::{AgentStatus, PendingChange, Problem, ServerStatus, ServiceStatus, StatusResponse};
 use weft_policy::{
     code::{self, CodeId},
     model::EndpointState,
@@ -36,14 +36,18 @@ pub(super) async fn status(core: &Core, caller: &Caller, authority: &dyn Authori
         Err(refusal) => (Vec::new(), Some(unread(&refusal))),
     };
     let world = core.world.current();
-    let reports = core.presence.reports();
+    let seats = Seats {
+        own: core.instance.clone(),
+        reports: core.presence.reports(),
+        elsewhere: core.presence.connected_elsewhere(),
+    };
     let services = services(&world, caller);
     let mut problems = authority.problems();
     problems.extend(of_groups(core, &world, caller).await);
     problems.extend(unread);
     problems.extend(core.audit.problems());
     problems.extend(of_changes(&pending));
-    problems.extend(of_agents(&world, &reports, core.clock.uptime()));
+    problems.extend(of_agents(&world, &seats, core.clock.uptime()));
     problems.extend(of_services(&services));
     problems.extend(of_records(&world, caller));
     problems.truncate(MAX_PROBLEMS);
@@ -53,7 +57,8 @@ pub(super) async fn status(core: &Core, caller: &Caller, authority: &dyn Authori
         instance: core.instance.clone(),
         version: VERSION.to_owned(),
         revision: world.catalog().revision().0,
-        agents: agents(&world, &reports),
+        agents: agents(&world, &seats),
+        servers: servers(core, &seats),
         services,
         authority: Some(authority.status()),
         uptime_seconds: core.clock.uptime().as_secs(),
@@ -80,17 +85,56 @@ fn of_changes(pending: &[PendingChange]) -> Vec<Problem> {
         .collect()
 }
 
-fn agents(world: &World, reports: &BTreeMap<NodeName, Report>) -> Vec<AgentStatus> {
-    let nodes: BTreeSet<_> = world.catalog().nodes().keys().chain(reports.keys()).collect();
-    nodes.into_iter().map(|node| agent(world, node, reports.get(node))).collect()
+/// Where agents are connected, and what those of this server said.
+struct Seats {
+    own: String,
+    reports: BTreeMap<NodeName, Report>,
+    elsewhere: BTreeMap<NodeName, String>,
 }
 
-fn agent(world: &World, node: &NodeName, report: Option<&Report>) -> AgentStatus {
+impl Seats {
+    /// The server that an agent is connected to.
+    fn of(&self, node: &NodeName) -> Option<&str> {
+        let here = self.reports.get(node).is_some_and(is_connected);
+        if here { Some(&self.own) } else { self.elsewhere.get(node).map(String::as_str) }
+    }
+}
+
+fn servers(core: &Core, seats: &Seats) -> Vec<ServerStatus> {
+    let agents = |instance: &str| {
+        let own = seats.reports.keys().chain(seats.elsewhere.keys()).collect::<BTreeSet<_>>();
+        let there = own.into_iter().filter(|node| seats.of(node) == Some(instance)).count();
+        u32::try_from(there).unwrap_or(u32::MAX)
+    };
+    let servers = core.servers.borrow().clone();
+    servers
+        .iter()
+        .map(|server| ServerStatus {
+            instance: server.instance.clone(),
+            addresses: server.addresses.iter().map(ToString::to_string).collect(),
+            version: server.version.clone(),
+            signs: server.signs,
+            agents: agents(&server.instance),
+        })
+        .collect()
+}
+
+fn agents(world: &World, seats: &Seats) -> Vec<AgentStatus> {
+    let nodes = world.catalog().nodes().keys().chain(seats.reports.keys()).chain(seats.elsewhere.keys());
+    nodes.collect::<BTreeSet<_>>().into_iter().map(|node| agent(world, node, seats)).collect()
+}
+
+fn agent(world: &World, node: &NodeName, seats: &Seats) -> AgentStatus {
+    let server = seats.of(node);
+    // What an agent said here before it went to another server is out of date.
+    let here = server.is_none_or(|server| server == seats.own);
+    let report = seats.reports.get(node).filter(|_| here);
     let record = world.catalog().nodes().get(node).map(|kept| &kept.record);
     let nack = report.and_then(|report| report.nack.as_ref());
     AgentStatus {
         node: node.to_string(),
-        connected: report.is_some_and(is_connected),
+        connected: server.is_some(),
+        server: server.unwrap_or_default().to_owned(),
         acked_revision: report.map_or(0, |report| report.acked.0),
         last_nack: nack
             .map(|nack| format!("revision {}: {}", nack.revision, nack.reason))
@@ -140,9 +184,10 @@ fn problem(code: CodeId, what: String) -> Problem {
     Problem { code: code.to_string(), what, fix: code.row().fix.iter().map(|&fix| fix.to_owned()).collect() }
 }
 
-fn of_agents(world: &World, reports: &BTreeMap<NodeName, Report>, now: Duration) -> Vec<Problem> {
+fn of_agents(world: &World, seats: &Seats, now: Duration) -> Vec<Problem> {
     let mut problems = Vec::new();
-    for (node, report) in reports {
+    let here = seats.reports.iter().filter(|(node, _)| !seats.elsewhere.contains_key(*node));
+    for (node, report) in here {
         if let Some(sent) = report.outstanding.filter(|sent| sent.since + MAX_LAG < now) {
             let what = format!("agent {node} has not answered revision {} yet", sent.revision);
             problems.push(problem(code::CHANGE_WITHOUT_EFFECT, what));
@@ -159,7 +204,7 @@ fn of_agents(world: &World, reports: &BTreeMap<NodeName, Report>, now: Duration)
             problems.push(problem(code::IDENTITY_BANNED, what));
             continue;
         }
-        if !reports.get(node).is_some_and(is_connected) {
+        if seats.of(node).is_none() {
             let what = format!("agent {node} is not connected; its calls go on with what it knows");
             problems.push(problem(code::CONTROL_LOST, what));
         }
