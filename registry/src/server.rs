@@ -28,7 +28,7 @@ use weft_identity::spiffe::TrustDomain;
 
 pub use self::error::ServerError;
 pub use self::joining::{JoinFailure, Joined, join as join_mesh};
-pub use self::moving::{Moved, accept_records, back_up, check_records, migrate, restore};
+pub use self::moving::{Moved, accept_audit, accept_records, back_up, check_records, migrate, restore};
 use crate::{clock::Clock, config::Config, listeners::Addresses};
 
 /// Threads of the runtime: one may sign or compare views while the other answers.

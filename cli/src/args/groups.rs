@@ -199,6 +199,12 @@ pub(crate) enum AuditCommand {
     },
     /// Read the whole log and say whether anything was removed, changed or cut off: exit 0 whole, 1 not
     Verify,
+    /// Begin a log anew that is not whole, behind what is left of it; the server must not run
+    Accept {
+        /// Configuration file
+        #[arg(long, env = "WEFT_SERVER_CONFIG", default_value = "/etc/weft/server.yaml")]
+        config: PathBuf,
+    },
 }
 
 /// `weft server records …`.

@@ -24,6 +24,8 @@ pub(crate) fn audit(command: &AuditCommand, global: &Global, output: &Output) ->
     match command {
         AuditCommand::Show { limit } => show(*limit, global, output),
         AuditCommand::Verify => verify(global, output),
+        // It opens the store, and so belongs to what is done while no server runs.
+        AuditCommand::Accept { config } => crate::run::server::accept_audit(config, output),
     }
 }
 

@@ -80,6 +80,15 @@ fn records(command: &RecordsCommand, output: &Output) -> Result<ExitCode, CliErr
     Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Begins the audit log anew if it is not whole.
+pub(crate) fn accept_audit(config: &Path, output: &Output) -> Result<ExitCode, CliError> {
+    match moving::accept_audit(&read(config)?).map_err(refused)? {
+        None => output.talk("the audit log is whole; nothing was done"),
+        Some(wrong) => output.talk(format!("the audit log begins anew; it was given up because {wrong}")),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 fn told(moved: Moved) -> String {
     format!("{} records as of revision {}", moved.records, moved.revision)
 }

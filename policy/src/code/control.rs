@@ -137,7 +137,8 @@ rows! {
         fix: ["make room on the server's disk, then   weft status"];
     AUDIT_BROKEN = "W6055" Error "the audit log is not as it was written"
         cause: "an entry was removed, changed or cut off: by hand, by a damaged disk, or by an old copy of the directory"
-        fix: ["see what is wrong:   weft server audit verify"];
+        fix: ["see what is wrong:   weft server audit verify",
+              "if it is lost for good, stop the server and begin anew:   weft server audit accept"];
     RECORDS_REFUSED = "W6060" Error "records of the store are not as the server wrote them"
         cause: "somebody else wrote, deleted or put back records in the store, or the server has lost its key of records; what they are about is denied"
         fix: ["see which:   weft status",

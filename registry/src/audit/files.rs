@@ -134,6 +134,18 @@ impl Files {
         Ok(())
     }
 
+    /// Moves every file into a directory beside them, where nothing reads it any more: the log begins anew with `first`.
+    pub(super) fn set_aside(&mut self, first: u64) -> Result<(), FilesError> {
+        self.open = None;
+        let aside = self.settings.directory.join(format!("before-{first:020}"));
+        private::directory(&aside)?;
+        for (name, path) in self.list()? {
+            let to = aside.join(format!("{name:020}.jsonl"));
+            fs::rename(&path, &to).map_err(failed("move", &path))?;
+        }
+        Ok(())
+    }
+
     /// Reads every file.
     pub(super) fn verify(&self) -> Result<Report, FilesError> {
         let mut report = Report::default();

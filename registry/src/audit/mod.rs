@@ -13,6 +13,8 @@
 //! on, and the status, the metrics and the log of the server tell that it is not written down.
 
 pub mod chain;
+
+mod accept;
 mod files;
 mod writer;
 
@@ -31,7 +33,7 @@ use weft_policy::{
     limit::{KeyedLimit, Rate, TokenBucket, Verdict},
 };
 
-pub use self::files::FilesError;
+pub use self::{accept::accept, files::FilesError};
 use self::{chain::Event, writer::Job};
 use crate::{
     clock::Clock,

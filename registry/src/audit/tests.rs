@@ -263,3 +263,39 @@ async fn an_anchor_that_cannot_be_read_is_told() {
     let audit = rig.open(1 << 20, 16).await;
     assert_eq!(audit.problems()[0].code, code::AUDIT_BROKEN.as_str());
 }
+
+#[tokio::test]
+async fn a_log_that_is_lost_is_given_up_by_a_person_and_whole_again_behind_the_gap() {
+    let mut rig = Rig::new().await;
+    let audit = rig.open(4_096, 16).await;
+    written(&audit, 1..=5).await;
+    audit.settle().await;
+    rig.crash(audit).await;
+    let settings = || Settings { directory: rig.directory(), file_bytes: 4_096, files: 16 };
+    let none = accept(settings(), &*rig.store, &rig.clock, "one", 7).await.unwrap();
+    assert_eq!(none, None, "a whole log is left alone");
+
+    fs::remove_dir_all(rig.directory()).unwrap();
+    let audit = rig.open(4_096, 16).await;
+    assert_eq!(audit.problems()[0].code, "W6055");
+    written(&audit, 6..=6).await;
+    audit.settle().await;
+    rig.crash(audit).await;
+    let audit = rig.open(4_096, 16).await;
+    assert!(!audit.verify().await.unwrap().faults.is_empty(), "no restart makes it whole");
+    audit.settle().await;
+    rig.crash(audit).await;
+
+    let settings = Settings { directory: rig.directory(), file_bytes: 4_096, files: 16 };
+    let wrong = accept(settings, &*rig.store, &rig.clock, "one", 7).await.unwrap().unwrap();
+    let audit = rig.open(4_096, 16).await;
+    assert!(audit.problems().is_empty(), "{:?}", audit.problems());
+    written(&audit, 8..=8).await;
+    let report = audit.verify().await.unwrap();
+    assert!(report.faults.is_empty(), "{:?}", report.faults);
+    let newest = audit.newest(2).await.unwrap();
+    assert_eq!((newest[0].change, newest[1].outcome.as_str()), (8, Outcome::Broken.word()));
+    assert!(newest[1].reason.starts_with("uid 7 gave up") && newest[1].reason.contains(&wrong), "{newest:?}");
+    assert!(newest[1].seq > 6, "numbers are not given twice: {newest:?}");
+    assert!(rig.files().iter().any(|path| path.is_dir()), "what was left of the old one is kept");
+}

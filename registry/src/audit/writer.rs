@@ -40,21 +40,21 @@ pub(super) enum Job {
 
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
-struct Anchor {
-    first: u64,
-    last: u64,
-    hash: String,
+pub(super) struct Anchor {
+    pub(super) first: u64,
+    pub(super) last: u64,
+    pub(super) hash: String,
 }
 
 impl Anchor {
-    async fn read(store: &dyn Store, key: &Key) -> Result<Option<Self>, StoreError> {
+    pub(super) async fn read(store: &dyn Store, key: &Key) -> Result<Option<Self>, StoreError> {
         let entry = store.get(key).await?;
         // One that cannot be read holds nothing: the log is then told to be broken.
         let lost = Self { first: 0, last: u64::MAX, hash: String::new() };
         Ok(entry.map(|entry| serde_json::from_slice(&entry.value).unwrap_or(lost)))
     }
 
-    fn encode(&self) -> Bytes {
+    pub(super) fn encode(&self) -> Bytes {
         serde_json::to_vec(self).expect("texts and numbers always serialise").into()
     }
 }
@@ -105,7 +105,7 @@ pub(super) async fn open(
 }
 
 /// What the anchor knows to have been written after the end of the log.
-fn cut_off(anchor: &Anchor, newest: &Report) -> Option<String> {
+pub(super) fn cut_off(anchor: &Anchor, newest: &Report) -> Option<String> {
     (newest.end.seq < anchor.last).then(|| {
         format!(
             "the log ends with entry {}, and was written up to {}",
@@ -115,9 +115,19 @@ fn cut_off(anchor: &Anchor, newest: &Report) -> Option<String> {
     })
 }
 
+/// What the anchor knows to be there before the beginning of the log.
+pub(super) fn missing(anchor: &Anchor, whole: &Report) -> Option<String> {
+    (anchor.first != 0 && anchor.first < whole.first).then(|| {
+        format!(
+            "the log begins with entry {}, and entries from {} on are to be there",
+            whole.first, anchor.first
+        )
+    })
+}
+
 /// Whether the log, where it reaches as far as the anchor, has another entry there than the one that was anchored: a
 /// chain that somebody has computed anew holds together, and only the anchor knows that it is another one.
-fn exchanged(anchor: &Anchor, end: &End, files: &Files) -> Result<Option<String>, FilesError> {
+pub(super) fn exchanged(anchor: &Anchor, end: &End, files: &Files) -> Result<Option<String>, FilesError> {
     let Anchor { last, hash, .. } = anchor;
     if *last == 0 || end.seq < *last {
         return Ok(None);
@@ -306,12 +316,7 @@ impl Writer {
         let anchor = Anchor::read(&*self.log.store, &self.log.anchor_key).await;
         let anchor = anchor.map_err(|error| error.to_string())?;
         if let Some(anchor) = anchor {
-            if anchor.first != 0 && anchor.first < report.first {
-                report.fault(format!(
-                    "the log begins with entry {}, and entries from {} on are to be there",
-                    report.first, anchor.first
-                ));
-            }
+            missing(&anchor, &report).into_iter().for_each(|wrong| report.fault(wrong));
             let end = report.end.clone();
             let wrong = self.on_disk(move |files| exchanged(&anchor, &end, files)).await?;
             wrong.into_iter().for_each(|wrong| report.fault(wrong));

@@ -189,6 +189,15 @@ pub fn exists(state_dir: &Path) -> bool {
     disk::path(state_dir).exists()
 }
 
+/// The name of the server with `state_dir`; `None` when it never ran.
+///
+/// # Errors
+///
+/// [`AuthorityFailure::Disk`].
+pub fn instance_of(state_dir: &Path) -> Result<Option<String>, AuthorityFailure> {
+    Ok(disk::load(&disk::path(state_dir))?.map(|parts| parts.instance))
+}
+
 /// The authority of this server. See the module.
 pub struct InstanceAuthority {
     ca: Mutex<CertificateAuthority>,

@@ -63,6 +63,15 @@ impl Book {
     }
 }
 
+/// A group as it stands once a transaction is committed.
+#[derive(Clone, Debug)]
+pub(super) struct Advanced {
+    pub(super) group: Group,
+    pub(super) generation: u64,
+    pub(super) manifest: Bytes,
+    pub(super) members: BTreeMap<Key, Leaf>,
+}
+
 /// What stands in the store of what a transaction is about.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Standing {
@@ -91,7 +100,7 @@ fn is_leased(op: &Op) -> bool {
     matches!(op, Op::Put { lease: Some(_), .. })
 }
 
-/// What is committed for `txn`, and the generations that its manifests then have.
+/// What is committed for `txn`, and its groups as they then stand.
 ///
 /// # Errors
 ///
@@ -100,7 +109,7 @@ pub(super) fn seal(
     ring: &KeyRing,
     txn: &Txn,
     standing: &Standing,
-) -> Result<(Txn, Vec<(Group, u64)>), StoreError> {
+) -> Result<(Txn, Vec<Advanced>), StoreError> {
     let mut compares = txn.compares().to_vec();
     let mut ops = Vec::with_capacity(txn.ops().len() + standing.books.len());
     let mut after: BTreeMap<&Group, BTreeMap<Key, Leaf>> = BTreeMap::new();
@@ -154,8 +163,8 @@ pub(super) fn seal(
         }
         let (generation, value) = book.advance(ring, group, &members, seen);
         compares.push(book.compare(group));
-        ops.push(Op::Put { key: group.key().clone(), value, lease: None });
-        generations.push((group.clone(), generation));
+        ops.push(Op::Put { key: group.key().clone(), value: value.clone(), lease: None });
+        generations.push(Advanced { group: group.clone(), generation, manifest: value, members });
     }
     Ok((Txn::sealed(compares, ops)?, generations))
 }

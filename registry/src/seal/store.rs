@@ -16,9 +16,9 @@ use tracing::{error, info, warn};
 
 use super::{
     Group, KeyRing, RecordKey, SealError, Seen,
-    draft::{self, Book, Standing},
+    draft::{self, Advanced, Book, Standing},
     envelope,
-    group::{Sealing, leaf_of, sealing},
+    group::{Sealing, leaf, leaf_of, sealing},
     keys::{KeyFile, RecordPublicKey},
     ledger, vouch,
     vouch::Report,
@@ -46,6 +46,8 @@ pub struct SealedStore {
     opener: Opener,
     file: KeyFile,
     turns: Vec<Mutex<()>>,
+    /// Divisions as this server wrote or last read them.
+    divisions: std::sync::Mutex<BTreeMap<Group, Book>>,
     hasher: std::hash::RandomState,
     taken_over: usize,
 }
@@ -88,7 +90,8 @@ impl SealedStore {
         }
         let turns = (0..TURNS).map(|_| Mutex::default()).collect();
         let opener = Opener { ring, seen };
-        Ok(Self { inner, opener, file, turns, hasher: std::hash::RandomState::new(), taken_over })
+        let (divisions, hasher) = (std::sync::Mutex::default(), std::hash::RandomState::new());
+        Ok(Self { inner, opener, file, turns, divisions, hasher, taken_over })
     }
 
     /// The keys that are trusted.
@@ -188,6 +191,39 @@ impl SealedStore {
         }
     }
 
+    /// A division as it stands by its manifest. Its members are read only when another server has written it: they stand
+    /// among those of all others, and looking through a thousand agents for each that starts would take their square.
+    ///
+    /// What somebody else wrote meanwhile is not taken up by that, and so stays refused: the next manifest is over what
+    /// this server knows to be its own.
+    async fn division(&self, group: &Group) -> Result<Book, StoreError> {
+        let stands = self.inner.get(group.key()).await?.map(|entry| entry.mod_revision);
+        let known = lock(&self.divisions).get(group).cloned();
+        let current = |book: &Book| book.manifest.as_ref().map(|(_, revision)| *revision) == stands;
+        if let Some(book) = known.filter(|book| stands.is_some() && current(book)) {
+            return Ok(book);
+        }
+        let book = self.book(group).await?;
+        if book.fault(&self.opener.ring, group, self.opener.seen.of(group)).is_none() {
+            self.remember(group, book.clone());
+        }
+        Ok(book)
+    }
+
+    /// There are as many as divisions at most.
+    fn remember(&self, group: &Group, book: Book) {
+        if group.is_division() {
+            lock(&self.divisions).insert(group.clone(), book);
+        }
+    }
+
+    /// Whether what stands at `key` is what the newest manifest of its division counts.
+    async fn is_counted(&self, group: &Group, key: &Key, entry: Option<&Entry>) -> Result<bool, StoreError> {
+        let book = self.division(group).await?;
+        let whole = book.fault(&self.opener.ring, group, self.opener.seen.of(group)).is_none();
+        Ok(whole && book.members.get(key).copied() == entry.map(|entry| leaf(key, &entry.value)))
+    }
+
     async fn write(&self, txn: &Txn) -> Result<Revision, StoreError> {
         let groups = draft::groups(txn.ops());
         let _turns = self.take_turns(&groups).await;
@@ -198,9 +234,10 @@ impl SealedStore {
             tries += 1;
             match self.inner.commit(sealed).await {
                 Ok(revision) => {
-                    generations
-                        .iter()
-                        .for_each(|(group, generation)| self.opener.seen.note(group, *generation));
+                    for Advanced { group, generation, manifest, members } in generations {
+                        self.opener.seen.note(&group, generation);
+                        self.remember(&group, Book { manifest: Some((manifest, revision)), members });
+                    }
                     return Ok(revision);
                 }
                 Err(StoreError::Conflict(conflict))
@@ -228,7 +265,9 @@ impl SealedStore {
     async fn standing(&self, txn: &Txn, groups: &BTreeSet<Group>) -> Result<Standing, StoreError> {
         let mut standing = Standing::default();
         for group in groups {
-            standing.books.insert(group.clone(), self.book(group).await?);
+            let book =
+                if group.is_division() { self.division(group).await? } else { self.book(group).await? };
+            standing.books.insert(group.clone(), book);
             standing.seen.insert(group.clone(), self.opener.seen.of(group));
         }
         for op in txn.ops() {
@@ -327,6 +366,11 @@ impl Opener {
     }
 }
 
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Books are put in whole.
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 /// Whether the reader of this prefix adds the groups up.
 fn adds_up(prefix: &Prefix) -> bool {
     *prefix == layout::mesh()
@@ -367,6 +411,12 @@ impl Store for SealedStore {
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Entry>, StoreError>> {
         Box::pin(async move {
             let entry = self.inner.get(key).await?.and_then(|entry| self.opener.shown(entry, false));
+            if let Sealing::Member(group) = sealing(key, false)
+                && group.is_division()
+                && self.is_counted(&group, key, entry.as_ref()).await?
+            {
+                return Ok(entry);
+            }
             match (&entry, sealing(key, false)) {
                 (Some(entry), _) => self.check(std::slice::from_ref(entry)).await?,
                 // It may be the one that was deleted.

@@ -23,6 +23,7 @@ use crate::store::{
     metrics::StoreMetrics,
     transfer::{self, Content},
 };
+use crate::{audit, authority};
 
 /// What was moved.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -125,6 +126,24 @@ pub fn accept_records(config: &Config) -> Result<Report, ServerError> {
             records.seen().flush()?;
         }
         Ok(found)
+    })
+}
+
+/// Begins the audit log of the server of `config` anew if it is not whole, and returns what was wrong. The server must not
+/// run.
+///
+/// # Errors
+///
+/// [`ServerError`]; then nothing is accepted.
+pub fn accept_audit(config: &Config) -> Result<Option<String>, ServerError> {
+    block_on(async {
+        let clock = Clock::system();
+        let store = open_store(config, &clock, &metrics()).await?;
+        transfer::check_finished(&*store).await?;
+        let records = SealedStore::open(store, &config.state_dir).await?;
+        let Some(instance) = authority::instance_of(&config.state_dir)? else { return Ok(None) };
+        let log = audit::Settings::in_directory(config.state_dir.join("audit"));
+        Ok(audit::accept(log, &records, &clock, &instance, geteuid().as_raw()).await?)
     })
 }
 

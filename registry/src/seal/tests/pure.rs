@@ -60,7 +60,7 @@ impl Model {
             standing.records.insert(key.clone(), draft::follows(value));
         }
         let (sealed, generations) = draft::seal(&self.ring, &txn, &standing).unwrap();
-        self.seen.extend(generations);
+        self.seen.extend(generations.into_iter().map(|advanced| (advanced.group, advanced.generation)));
         let change = |op: &Op| match op {
             Op::Put { key, value, .. } => (key.clone(), Some(value.clone())),
             Op::Delete(key) => (key.clone(), None),
