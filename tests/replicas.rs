@@ -49,7 +49,11 @@ fn a_second_server_is_let_in_shares_the_agents_and_goes_on_alone() {
     let listed = scene.mesh.on_server(&["get", "agents", "--no-headers"]).expect_success().stdout;
     let at: std::collections::BTreeSet<_> =
         listed.lines().filter_map(|line| line.split_whitespace().last()).collect();
-    assert_eq!((listed.lines().filter(|line| line.contains("connected")).count(), at.len()), (2, 2), "{listed}");
+    assert_eq!(
+        (listed.lines().filter(|line| line.contains("connected")).count(), at.len()),
+        (2, 2),
+        "{listed}"
+    );
 
     // Certificates are renewed meanwhile; those that the new server hands out are signed by the old one.
     eventually("the first server signs for the second", LEAF, || {

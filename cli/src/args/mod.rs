@@ -4,6 +4,7 @@ pub(crate) mod authority;
 pub(crate) mod changes;
 pub(crate) mod completion;
 pub(crate) mod groups;
+pub(crate) mod server;
 pub(crate) mod usage;
 
 use std::time::Duration;
@@ -16,9 +17,10 @@ use clap::{
 use changes::{ApplyArgs, ConfirmArgs, DeleteArgs, HistoryArgs, RollbackArgs};
 use groups::{
     AgentArgs, CallArgs, CompletionArgs, ConfigArgs, DemoArgs, DescribeArgs, DiffArgs, DownArgs, ExecArgs,
-    ExplainArgs, GetArgs, IdentityArgs, ManArgs, PolicyArgs, RunArgs, ServerArgs, StatusArgs, TokenArgs,
-    UpArgs, UserArgs, VersionArgs,
+    ExplainArgs, GetArgs, IdentityArgs, ManArgs, PolicyArgs, RunArgs, StatusArgs, TokenArgs, UpArgs,
+    UserArgs, VersionArgs,
 };
+use server::ServerArgs;
 
 /// Weft: a service mesh that is a network.
 #[derive(Debug, Parser)]

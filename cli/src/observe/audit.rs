@@ -10,7 +10,7 @@ use weft_api::{
 use weft_policy::code;
 
 use crate::{
-    args::{Global, groups::AuditCommand},
+    args::{Global, server::AuditCommand},
     client,
     error::CliError,
     output::Output,

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use weft_api::pb::{
     agent::{AgentStatusRequest, AgentStatusResponse},
     management::{
-        AgentStatus, ObjectRef, PendingChange, Problem, RootStatus, ServerStatus, StatusRequest, StatusResponse,
+        AgentStatus, ObjectRef, PendingChange, Problem, RootStatus, ServerStatus, StatusRequest,
+        StatusResponse,
     },
 };
 

@@ -12,7 +12,8 @@ use super::{agent::read_token, background, logs, memory, secrecy, signals};
 use crate::{
     args::{
         Global,
-        groups::{MigrateArgs, Purpose, RecordsCommand, ServerArgs, ServerCommand},
+        groups::Purpose,
+        server::{MigrateArgs, RecordsCommand, ServerArgs, ServerCommand},
     },
     error::{CliError, Exit},
     observe::audit::audit,

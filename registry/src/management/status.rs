@@ -6,7 +6,9 @@ use std::{
 };
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use weft_api::pb::management::{AgentStatus, PendingChange, Problem, ServerStatus, ServiceStatus, StatusResponse};
+use weft_api::pb::management::{
+    AgentStatus, PendingChange, Problem, ServerStatus, ServiceStatus, StatusResponse,
+};
 use weft_policy::{
     code::{self, CodeId},
     model::EndpointState,
