@@ -2,6 +2,8 @@
 //!
 //! hosta runs `order`, `cart` and the service `shelf`; hostb runs `echo`; hostc runs `guest`.
 
+#![expect(clippy::unwrap_used, reason = "a test; the lint's exemption does not reach its helpers")]
+
 use std::time::Duration;
 
 use rustls_pki_types::{CertificateDer, pem::PemObject};
@@ -80,7 +82,7 @@ impl Scene {
 
     /// Waits until the agents of `nodes` have both told of a flow that ended with `code`.
     #[track_caller]
-    fn both_tell(&mut self, nodes: [&str; 2], code: &str) {
+    fn both_tell(&self, nodes: [&str; 2], code: &str) {
         for node in nodes {
             eventually(&format!("{node} tells {code}"), AT_ONCE, || {
                 let log = std::fs::read_to_string(self.mesh.state(node).join("agent/access.log"));
@@ -157,7 +159,7 @@ fn a_revoked_identity_is_out_at_once_and_stays_out_when_agents_restart_without_a
 
 #[test]
 fn a_revoked_certificate_or_key_is_replaced_by_another_and_refused_itself() {
-    let mut scene = scene();
+    let scene = scene();
     let (order, cart) = (scene.flow("hosta", ORDER), scene.flow("hosta", CART));
     let (serial, key) = scene.certificate("order");
 
@@ -230,7 +232,7 @@ fn iss_02_a_banned_node_loses_its_connections_and_gets_nothing_until_it_is_let_i
 
 #[test]
 fn a_policy_change_ends_flows_with_a_code_of_its_own_on_both_ends() {
-    let mut scene = scene();
+    let scene = scene();
     let (order, cart) = (scene.flow("hosta", ORDER), scene.flow("hosta", CART));
     scene.mesh.apply(&deny("order", "echo"));
     ends("the flow of order", &order);

@@ -16,6 +16,7 @@ mod stats;
 #[path = "../table.rs"]
 mod table;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -138,7 +139,7 @@ fn measure(arguments: &Arguments) -> Result<ExitCode> {
         missed |= stats::quantile(&mut measured.last, 0.99) > micros(TARGET);
         table.push(measured.cells(row, arguments));
     }
-    print!("{}", table.text());
+    std::io::stdout().write_all(table.text().as_bytes())?;
     if missed {
         eprintln!("weft-bench-control: the target of {TARGET:?} for the last connection (p99) is missed");
     }

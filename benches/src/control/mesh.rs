@@ -9,6 +9,7 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -112,7 +113,7 @@ impl Mesh {
     fn start_server(&mut self) -> Result<SocketAddr> {
         let home = self.home("server");
         DirBuilder::new().recursive(true).mode(0o700).create(home.join("run"))?;
-        let (control, admin, metrics) = (tcp_port()?, tcp_port()?, tcp_port()?);
+        let (control, admin, metrics) = (free_port()?, free_port()?, free_port()?);
         // One user runs the server, the agents and the programs here; all of them come from one address.
         let text = format!(
             "cluster: local\ntrustDomain: bench.internal\n\
@@ -139,7 +140,7 @@ impl Mesh {
         let (service, workload) = if number < half {
             let mut upstreams = Vec::new();
             for service in [HUB.to_owned(), service(number.max(1))] {
-                let at = tcp_port()?;
+                let at = free_port()?;
                 upstreams.push(format!("{{service: {service}, port: 7, listen: \"{at}\"}}"));
                 self.ways.push(Way { service, at });
             }
@@ -147,7 +148,7 @@ impl Mesh {
         } else {
             (service(number - half), format!("ports: {{echo: \"{echo}\"}}"))
         };
-        let (tunnels, proxy, admin, metrics) = (udp_port()?, tcp_port()?, tcp_port()?, tcp_port()?);
+        let (tunnels, proxy, admin, metrics) = (free_port()?, free_port()?, free_port()?, free_port()?);
         let text = format!(
             "cluster: local\nnode: {name}\nservers: [\"{control}\"]\n\
              listen: {{tunnels: \"{tunnels}\", proxy: \"{proxy}\", admin: \"{admin}\", metrics: \"{metrics}\"}}\n\
@@ -217,13 +218,21 @@ fn resources(services: usize) -> String {
     text
 }
 
-/// An address that nobody uses now.
-fn tcp_port() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
-}
+/// The first port that is tried: below those that the kernel gives to callers, which could take one that is to be
+/// listened on a moment later.
+const FIRST_PORT: u16 = 10_000;
 
-fn udp_port() -> Result<SocketAddr> {
-    Ok(UdpSocket::bind("127.0.0.1:0")?.local_addr()?)
+/// An address on which nobody listens, by TCP or by UDP, and that was not given before.
+fn free_port() -> Result<SocketAddr> {
+    static NEXT: AtomicU16 = AtomicU16::new(FIRST_PORT);
+    loop {
+        let port = NEXT.fetch_add(1, Ordering::Relaxed);
+        ensure!(port >= FIRST_PORT, "no port is free");
+        let at = SocketAddr::from(([127, 0, 0, 1], port));
+        if TcpListener::bind(at).is_ok() && UdpSocket::bind(at).is_ok() {
+            return Ok(at);
+        }
+    }
 }
 
 /// Writes a file that only its owner may read.

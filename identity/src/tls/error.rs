@@ -176,12 +176,18 @@ impl From<VerifyError> for Error {
     fn from(error: VerifyError) -> Self {
         // The alert is all that the other end hears of it. These two have one of their own (RFC 8446 §6.2):
         // certificate_revoked and access_denied; what rustls says of them here has no room for words of ours.
-        match error {
-            VerifyError::Revoked { .. } => Self::InvalidCertificate(CertificateError::Revoked),
-            VerifyError::NodeBanned { .. } => {
-                Self::InvalidCertificate(CertificateError::ApplicationVerificationFailure)
-            }
-            error => Self::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Refusal(error))))),
-        }
+        Self::InvalidCertificate(match error {
+            VerifyError::Revoked { .. } => CertificateError::Revoked,
+            VerifyError::NodeBanned { .. } => CertificateError::ApplicationVerificationFailure,
+            VerifyError::Profile(_)
+            | VerifyError::UnknownTrustDomain(_)
+            | VerifyError::NoRoot(_)
+            | VerifyError::NotYetValid { .. }
+            | VerifyError::Expired { .. }
+            | VerifyError::Authority { .. }
+            | VerifyError::Untrusted { .. }
+            | VerifyError::Unexpected { .. }
+            | VerifyError::UnknownRoot => CertificateError::Other(OtherError(Arc::new(Refusal(error)))),
+        })
     }
 }

@@ -1,6 +1,7 @@
 //! Bounds, bans cut short, and damaged records, below the service.
 
 use weft_identity::denied::Denied;
+use weft_policy::snapshot::ViewObject;
 
 use super::*;
 use crate::{
@@ -65,8 +66,15 @@ async fn a_denied_workload_is_no_endpoint_and_every_node_is_told_of_it() {
     let told: Vec<_> = view
         .iter()
         .filter_map(|(_, object)| match object {
-            weft_policy::snapshot::ViewObject::Denied(page) => Some(page.entries().to_vec()),
-            _ => None,
+            ViewObject::Denied(page) => Some(page.entries().to_vec()),
+            ViewObject::Mesh(_)
+            | ViewObject::Namespace(_)
+            | ViewObject::Service(_)
+            | ViewObject::Endpoint(_)
+            | ViewObject::TcpRoute(_)
+            | ViewObject::TrafficPolicy(_)
+            | ViewObject::AuthorizationPolicy(_)
+            | ViewObject::Unreadable(_) => None,
         })
         .flatten()
         .collect();
