@@ -1,9 +1,9 @@
 //! What a person can type, and nothing about what it does.
 
-pub(crate) mod authority;
 pub(crate) mod changes;
 pub(crate) mod completion;
 pub(crate) mod groups;
+pub(crate) mod identity;
 pub(crate) mod usage;
 
 use std::time::Duration;
@@ -16,9 +16,10 @@ use clap::{
 use changes::{ApplyArgs, ConfirmArgs, DeleteArgs, HistoryArgs, RollbackArgs};
 use groups::{
     AgentArgs, CallArgs, CompletionArgs, ConfigArgs, DemoArgs, DescribeArgs, DiffArgs, DownArgs, ExecArgs,
-    ExplainArgs, GetArgs, IdentityArgs, ManArgs, PolicyArgs, RunArgs, ServerArgs, StatusArgs, TokenArgs,
-    UpArgs, UserArgs, VersionArgs,
+    ExplainArgs, GetArgs, ManArgs, PolicyArgs, RunArgs, ServerArgs, StatusArgs, TokenArgs, UpArgs, UserArgs,
+    VersionArgs,
 };
+use identity::IdentityArgs;
 
 /// Weft: a service mesh that is a network.
 #[derive(Debug, Parser)]
