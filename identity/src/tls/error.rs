@@ -181,7 +181,17 @@ impl From<VerifyError> for Error {
             VerifyError::NodeBanned { .. } => {
                 Self::InvalidCertificate(CertificateError::ApplicationVerificationFailure)
             }
-            error => Self::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Refusal(error))))),
+            error @ (VerifyError::Profile(_)
+            | VerifyError::UnknownTrustDomain(_)
+            | VerifyError::NoRoot(_)
+            | VerifyError::NotYetValid { .. }
+            | VerifyError::Expired { .. }
+            | VerifyError::Authority { .. }
+            | VerifyError::Untrusted { .. }
+            | VerifyError::Unexpected { .. }
+            | VerifyError::UnknownRoot) => {
+                Self::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Refusal(error)))))
+            }
         }
     }
 }
