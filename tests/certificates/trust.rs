@@ -212,15 +212,17 @@ async fn cert_28_an_svid_whose_root_was_revoked_a_second_ago_is_refused_and_its_
 /// SHA-256 of the roots, as a bundle counts them.
 fn fingerprint_of(lab: &Lab, roots: &[&Authority]) -> Vec<[u8; 32]> {
     publish(lab, roots, Vec::new());
-    lab.bundles.load().get(&LOCAL.parse().unwrap()).unwrap().fingerprints()
+    lab.bundles.load().get(&LOCAL.parse().expect("a trust domain")).expect("it was published").fingerprints()
 }
 
 /// The victim trusts exactly `roots` for its own domain from now on, some of which are tainted.
 fn publish(lab: &Lab, roots: &[&Authority], tainted: Vec<[u8; 32]>) {
     let mut bundles = TrustBundles::clone(&lab.bundles.load());
     let roots = roots.iter().map(|root| root.certificate().clone()).collect();
-    let bundle = TrustBundle::new(LOCAL.parse().unwrap(), roots, 3).unwrap().with_tainted(tainted);
-    bundles.insert(bundle).unwrap();
+    let bundle = TrustBundle::new(LOCAL.parse().expect("a trust domain"), roots, 3)
+        .expect("roots in order")
+        .with_tainted(tainted);
+    bundles.insert(bundle).expect("no key is in two domains");
     lab.bundles.publish(bundles);
 }
 

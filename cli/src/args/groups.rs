@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{authority::AuthorityCommand, parse_duration};
+use super::parse_duration;
 
 /// `weft demo`.
 #[derive(Args, Debug)]
@@ -347,31 +347,6 @@ pub(crate) struct PolicyCheckArgs {
 pub(crate) struct ExplainArgs {
     /// A code such as W2101, `last`, or `codes`
     pub(crate) what: String,
-}
-
-/// `weft identity`.
-#[derive(Args, Debug)]
-pub(crate) struct IdentityArgs {
-    /// What to do
-    #[command(subcommand)]
-    pub(crate) command: IdentityCommand,
-}
-
-/// `weft identity …`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum IdentityCommand {
-    /// Certificates of workloads
-    Svid {
-        /// What to do
-        #[command(subcommand)]
-        command: SvidCommand,
-    },
-    /// The authority
-    Ca {
-        /// What to do
-        #[command(subcommand)]
-        command: AuthorityCommand,
-    },
 }
 
 /// `weft identity svid …`.

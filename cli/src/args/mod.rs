@@ -1,9 +1,9 @@
 //! What a person can type, and nothing about what it does.
 
-pub(crate) mod authority;
 pub(crate) mod changes;
 pub(crate) mod completion;
 pub(crate) mod groups;
+pub(crate) mod identity;
 pub(crate) mod server;
 pub(crate) mod usage;
 
@@ -17,9 +17,9 @@ use clap::{
 use changes::{ApplyArgs, ConfirmArgs, DeleteArgs, HistoryArgs, RollbackArgs};
 use groups::{
     AgentArgs, CallArgs, CompletionArgs, ConfigArgs, DemoArgs, DescribeArgs, DiffArgs, DownArgs, ExecArgs,
-    ExplainArgs, GetArgs, IdentityArgs, ManArgs, PolicyArgs, RunArgs, StatusArgs, TokenArgs, UpArgs,
-    UserArgs, VersionArgs,
+    ExplainArgs, GetArgs, ManArgs, PolicyArgs, RunArgs, StatusArgs, TokenArgs, UpArgs, UserArgs, VersionArgs,
 };
+use identity::IdentityArgs;
 use server::ServerArgs;
 
 /// Weft: a service mesh that is a network.

@@ -7,7 +7,7 @@ use weft_api::pb::management::RotateAuthorityRequest;
 
 use super::show::{authority_json, print_roots};
 use crate::{
-    args::{Global, authority::RotateArgs},
+    args::{Global, identity::RotateArgs},
     client,
     error::CliError,
     output::Output,

@@ -9,8 +9,8 @@ use super::denied;
 use crate::{
     args::{
         Global,
-        authority::AuthorityCommand,
-        groups::{IdentityArgs, IdentityCommand, SvidCommand},
+        groups::SvidCommand,
+        identity::{AuthorityCommand, IdentityArgs, IdentityCommand},
     },
     client,
     error::CliError,

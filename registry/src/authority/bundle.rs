@@ -1,10 +1,16 @@
 //! The trust bundle as the store keeps it: the roots and a sequence number that grows with each change of them.
 
+use std::collections::BTreeSet;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
-use weft_identity::{bundle::TrustBundle, ca::is_root_of, spiffe::TrustDomain};
+use weft_identity::{
+    bundle::TrustBundle,
+    ca::{CertificateAuthority, is_root_of},
+    spiffe::TrustDomain,
+};
 
 use super::AuthorityFailure;
 use crate::{
@@ -38,8 +44,8 @@ pub(super) async fn stored(
     entry.as_ref().map(|entry| decode(trust_domain, entry)).transpose()
 }
 
-/// Makes `roots`, some of which are `tainted`, the ones that `instance` has in the stored bundle of `trust_domain`, and
-/// returns it. Nothing is written when they stand there already.
+/// Makes `own` the roots that `instance` has in the stored bundle of `trust_domain`, and returns it. Nothing is written when
+/// they stand there already.
 ///
 /// # Errors
 ///
@@ -48,15 +54,14 @@ pub(super) async fn publish(
     store: &dyn Store,
     trust_domain: &TrustDomain,
     instance: &str,
-    roots: Vec<CertificateDer<'static>>,
-    tainted: &[[u8; 32]],
+    own: Own,
 ) -> Result<TrustBundle, AuthorityFailure> {
     let key = layout::bundle(trust_domain);
     for _ in 0..ATTEMPTS {
         let entry = store.get(&key).await?;
         let before = entry.as_ref().map(|entry| decode(trust_domain, entry)).transpose()?;
-        let (all, tainted) = beside_others(before.as_ref(), instance, &roots, tainted);
-        let next = TrustBundle::following(before.as_ref(), trust_domain.clone(), all, tainted)?;
+        let (roots, tainted) = beside_others(before.as_ref(), instance, &own);
+        let next = TrustBundle::following(before.as_ref(), trust_domain.clone(), roots, tainted)?;
         let bundle = match (next, before) {
             (Some(next), _) => next,
             (None, Some(before)) => return Ok(before),
@@ -82,28 +87,49 @@ pub(super) async fn with_root(
     let entry = store.get(&key).await?.ok_or(AuthorityFailure::BundleContended)?;
     let before = decode(trust_domain, &entry)?;
     let roots = before.roots().cloned().chain([root]).collect();
-    let bundle = TrustBundle::new(trust_domain.clone(), roots, before.sequence().saturating_add(1))?;
-    let bundle = bundle.with_tainted(before.tainted().iter().copied());
+    let bundle = TrustBundle::new(trust_domain.clone(), roots, before.sequence().saturating_add(1))?
+        .with_tainted(before.tainted().iter().copied());
     let compare = Compare::Unchanged { key: key.clone(), mod_revision: entry.mod_revision };
     let put = Op::Put { key, value: encode(&bundle), lease: None };
     Ok((bundle, (compare, put)))
 }
 
-/// What is to stand in the bundle: the `own` roots of `instance`, and what others have there; and which of them are tainted.
+/// What one server has to say about the bundle.
+#[derive(Clone, Debug)]
+pub(super) struct Own {
+    /// Its roots that are to stand there.
+    pub(super) roots: Vec<CertificateDer<'static>>,
+    /// SHA-256 of those of them that are tainted.
+    pub(super) tainted: Vec<[u8; 32]>,
+    /// SHA-256 of every root that is or was its own: what is not among the first is to go. Roots of an upstream authority
+    /// do not say whose they are.
+    pub(super) known: BTreeSet<[u8; 32]>,
+}
+
+impl Own {
+    /// What `ca` has to say, which has taken the place of `before`.
+    pub(super) fn of(ca: &CertificateAuthority, before: Option<&CertificateAuthority>) -> Self {
+        let all = ca.roots().into_iter().chain(before.into_iter().flat_map(CertificateAuthority::roots));
+        let known = all.map(|root| root.fingerprint).collect();
+        Self { roots: ca.bundle_roots(), tainted: ca.tainted_roots(), known }
+    }
+}
+
+/// What is to stand in the bundle: the `own` roots of `instance`, and what others have there.
 fn beside_others(
     before: Option<&TrustBundle>,
     instance: &str,
-    own: &[CertificateDer<'static>],
-    tainted: &[[u8; 32]],
+    own: &Own,
 ) -> (Vec<CertificateDer<'static>>, Vec<[u8; 32]>) {
-    let (mut roots, mut all_tainted) = (own.to_vec(), tainted.to_vec());
-    let others = before.into_iter().flat_map(|bundle| bundle.roots().zip(bundle.fingerprints()));
-    for (root, fingerprint) in others.filter(|(root, _)| !is_root_of(root, instance) && !own.contains(root)) {
-        roots.push(root.clone());
-        let is_tainted = before.is_some_and(|bundle| bundle.tainted().contains(&fingerprint));
-        all_tainted.extend(is_tainted.then_some(fingerprint));
-    }
-    (roots, all_tainted)
+    let mut roots = own.roots.clone();
+    let mut tainted = own.tainted.clone();
+    let Some(before) = before else { return (roots, tainted) };
+    let is_theirs = |fingerprint: &[u8; 32]| !own.known.contains(fingerprint);
+    let others = before.roots().zip(before.fingerprints());
+    let others = others.filter(|(root, name)| is_theirs(name) && !is_root_of(root, instance));
+    roots.extend(others.map(|(root, _)| root.clone()));
+    tainted.extend(before.tainted().iter().copied().filter(is_theirs));
+    (roots, tainted)
 }
 
 fn encode(bundle: &TrustBundle) -> Bytes {

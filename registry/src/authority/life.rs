@@ -13,7 +13,7 @@ use tonic::Code;
 use tracing::{error, info, warn};
 use weft_api::pb::management::{RotateAuthorityRequest, RotateAuthorityResponse};
 use weft_identity::{
-    bundle::{TrustBundle, TrustBundles},
+    bundle::TrustBundle,
     ca::{CertificateAuthority, Maintained, Root, RootState, StepError},
 };
 use weft_policy::{code, name::NodeName};
@@ -128,7 +128,7 @@ impl InstanceAuthority {
     }
 
     /// Writes `next` down, publishes it, and puts it to use.
-    async fn commit(
+    pub(super) async fn commit(
         &self,
         store: &dyn Store,
         next: CertificateAuthority,
@@ -139,9 +139,9 @@ impl InstanceAuthority {
             let written = tokio::task::spawn_blocking(move || disk::store(&path, &parts)).await;
             written.map_err(|_| AuthorityFailure::Interrupted)??;
         }
-        let (roots, tainted) = (next.bundle_roots(), next.tainted_roots());
-        match bundle::publish(store, &self.trust_domain, &self.instance(), roots, &tainted).await {
-            Ok(bundle) => self.announce(bundle),
+        let own = bundle::Own::of(&next, Some(&self.ca().clone()));
+        match bundle::publish(store, &self.trust_domain, next.instance(), own).await {
+            Ok(bundle) => self.in_force(bundle),
             Err(failure) => {
                 // What stands on disk counts, unless it would sign with what nobody has been told of.
                 if self.bundle.borrow().roots().any(|root| root == next.active_root()) {
@@ -160,19 +160,13 @@ impl InstanceAuthority {
         *ca = next;
     }
 
-    /// Tells everybody of a bundle that is in the store.
-    pub(super) fn announce(&self, bundle: TrustBundle) {
+    /// Notes from which bundle on each root is published, as far as this process knows: never too early.
+    pub(super) fn note_published(&self, bundle: &TrustBundle) {
         let mut published = self.published.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let roots = bundle.fingerprints();
         published.retain(|root, _| roots.contains(root));
         for root in roots {
             published.entry(root).or_insert_with(|| bundle.sequence());
-        }
-        drop(published);
-        if bundle.sequence() > self.bundle.borrow().sequence() {
-            self.bundles.publish(TrustBundles::from(bundle.clone()));
-            info!(sequence = bundle.sequence(), roots = bundle.roots().len(), "the trust bundle changed");
-            self.bundle.send_replace(bundle.into());
         }
     }
 

@@ -249,14 +249,15 @@ impl InstanceAuthority {
         let mut ca =
             load_or_create(&path, trust_domain, &settings, above, known.as_ref(), log.newest, clock.now())?;
         siblings::check_admitted(&ca, known.as_ref())?;
+        let before = ca.clone();
         if let Some(upstream) = &upstream {
             ca.adopt(upstream, clock.now())?;
         }
         // Who has a prepared root is not known before agents are back.
         ca.maintain(usize::MAX, clock.now())?;
         disk::store(&path, &ca.to_parts())?;
-        let tainted = ca.tainted_roots();
-        let bundle = bundle::publish(store, trust_domain, ca.instance(), ca.bundle_roots(), &tainted).await?;
+        let own = bundle::Own::of(&ca, Some(&before));
+        let bundle = bundle::publish(store, trust_domain, ca.instance(), own).await?;
         let own = SpiffeId::server(trust_domain, ca.instance())?;
         let bundles = BundleSlot::new(TrustBundles::from(bundle.clone()));
         let authority = Self {
@@ -276,7 +277,7 @@ impl InstanceAuthority {
             issued: AtomicU64::new(log.count),
             upstream_fault: Mutex::default(),
         };
-        authority.announce(bundle);
+        authority.in_force(bundle);
         authority.renew_own(store).await?;
         Ok(authority)
     }

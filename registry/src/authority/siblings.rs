@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;
-use tracing::warn;
-use weft_identity::{bundle::TrustBundle, ca::CertificateAuthority};
+use tracing::{info, warn};
+use weft_identity::{
+    bundle::{TrustBundle, TrustBundles},
+    ca::CertificateAuthority,
+};
 
 use super::{AuthorityFailure, InstanceAuthority, RETRY, bundle, disk, load_or_create, upstream};
 use crate::{
@@ -47,8 +50,24 @@ impl InstanceAuthority {
 
     async fn take_in(&self, store: &dyn Store) -> Result<(), AuthorityFailure> {
         let Some(stored) = bundle::stored(store, &self.trust_domain).await? else { return Ok(()) };
-        self.announce(stored);
+        self.in_force(stored);
         Ok(())
+    }
+
+    /// Puts a bundle in force, unless one that is as new is.
+    pub(super) fn in_force(&self, newer: TrustBundle) {
+        if newer.sequence() >= self.bundle.borrow().sequence() {
+            self.note_published(&newer);
+        }
+        self.bundle.send_if_modified(|before| {
+            let is_newer = newer.sequence() > before.sequence();
+            if is_newer {
+                info!(sequence = newer.sequence(), roots = newer.roots().len(), "the trust bundle changed");
+                self.bundles.publish(TrustBundles::from(newer.clone()));
+                *before = Arc::new(newer);
+            }
+            is_newer
+        });
     }
 }
 
@@ -71,9 +90,9 @@ impl Newcomer {
     /// [`AuthorityFailure`].
     pub fn prepare(config: &Config, clock: &Clock) -> Result<Self, AuthorityFailure> {
         let path = disk::path(&config.state_dir);
-        let (settings, domain) = (&config.identity, &config.trust_domain);
-        let upstream = upstream::read(settings, domain, clock.now())?;
-        let ca = load_or_create(&path, domain, settings, upstream.as_ref(), None, None, clock.now())?;
+        let (identity, now) = (&config.identity, clock.now());
+        let above = upstream::read(identity, &config.trust_domain, now)?;
+        let ca = load_or_create(&path, &config.trust_domain, identity, above.as_ref(), None, None, now)?;
         let keys = KeyFile::of(&config.state_dir);
         let ring = match keys.load()? {
             Some(kept) => kept.ring,

@@ -81,6 +81,14 @@ async fn a_server_signs_under_the_companys_root_and_takes_new_files_while_it_run
         (vec!["active".to_owned(), "prepared".to_owned()], 2)
     );
 
+    // A root of a company does not say whose it is; its server takes it out all the same.
+    let prepared = authority.status().roots[1].fingerprint.clone();
+    let mut next = authority.ca().clone();
+    let prepared = next.roots().into_iter().find(|root| hex(&root.fingerprint) == prepared).unwrap();
+    next.revoke(&prepared.fingerprint, 0, false, rig.clock.now()).unwrap();
+    authority.commit(&*rig.store, next, true).await.unwrap();
+    assert_eq!(bundle.borrow().roots().len(), 1);
+
     drop(authority);
     fs::remove_dir_all(rig.folder.path().join("ca")).unwrap();
     company.write(&files, rig.clock.now());

@@ -182,5 +182,5 @@ async fn api_02_each_role_each_method_own_and_foreign_namespace() {
             }
         }
     }
-    assert_eq!(asked, 5 * 2 * 2 * TABLE.len());
+    assert_eq!(asked, 6 * 2 * 2 * TABLE.len());
 }

@@ -1,6 +1,33 @@
-//! The arguments of `weft identity ca …`.
+//! The arguments of `weft identity …`, and of `ca` in it.
 
 use clap::{Args, Subcommand, ValueEnum};
+
+use super::groups::SvidCommand;
+
+/// `weft identity`.
+#[derive(Args, Debug)]
+pub(crate) struct IdentityArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub(crate) command: IdentityCommand,
+}
+
+/// `weft identity …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum IdentityCommand {
+    /// Certificates of workloads
+    Svid {
+        /// What to do
+        #[command(subcommand)]
+        command: SvidCommand,
+    },
+    /// The authority
+    Ca {
+        /// What to do
+        #[command(subcommand)]
+        command: AuthorityCommand,
+    },
+}
 
 /// `weft identity ca …`.
 #[derive(Debug, Subcommand)]
