@@ -1,5 +1,7 @@
 //! Two servers over one etcd: the second is let in, takes its part of the agents, and goes on alone.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::fs;
 use std::time::Duration;
 
@@ -30,6 +32,14 @@ fn a_second_server_is_let_in_shares_the_agents_and_goes_on_alone() {
     let wrong = scene.join(&agents_token.expect_success().stdout).expect_code(8);
     assert!(wrong.stderr.contains("W7010"), "a token for an agent lets no server in: {wrong}");
 
+    let withdrawn = scene.mesh.on_server(&["token", "create", "--for", "server", "-o", "json"]);
+    let withdrawn: serde_json::Value = serde_json::from_str(&withdrawn.expect_success().stdout).unwrap();
+    scene.mesh.on_server(&["token", "revoke", withdrawn["id"].as_str().unwrap()]).expect_success();
+    let refused = scene.join(withdrawn["token"].as_str().unwrap()).expect_code(8);
+    assert!(refused.stderr.contains("W7007"), "{refused}");
+    let stranger = scene.weft_with_config(&["server", "run"]).expect_code(2);
+    assert!(stranger.stderr.contains("W6070"), "keys alone make nobody a server of the mesh: {stranger}");
+
     let traffic = Traffic::start(&hosta, loopback(TO_CHARGE));
     let token = scene.mesh.on_server(&["token", "create", "--for", "server"]).expect_success().stdout;
     scene.join(&token).expect_success();
@@ -44,7 +54,7 @@ fn a_second_server_is_let_in_shares_the_agents_and_goes_on_alone() {
     // Whoever asks one server learns of both.
     let status = scene.mesh.on_server(&["status", "-o", "json"]).expect_success().stdout;
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
-    let servers = status.pointer("/server/servers").or(status.pointer("/servers")).unwrap();
+    let servers = status.pointer("/server/servers").or_else(|| status.pointer("/servers")).unwrap();
     assert_eq!(servers.as_array().map(Vec::len), Some(2), "{status}");
     let listed = scene.mesh.on_server(&["get", "agents", "--no-headers"]).expect_success().stdout;
     let at: std::collections::BTreeSet<_> =

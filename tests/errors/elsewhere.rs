@@ -127,6 +127,13 @@ pub(crate) const TESTS: &[Elsewhere] = &[
     ),
     // Somebody who writes into the store past the server.
     elsewhere("W6060", "registry/src/store/etcd/tests/sealed.rs", "an_etcd_writer_cannot_widen_a_policy"),
+    // A further server: before it was let in, and while nobody signs for it.
+    elsewhere("W6070", "tests/replicas.rs", "a_second_server_is_let_in_shares_the_agents_and_goes_on_alone"),
+    elsewhere(
+        "W6071",
+        "registry/src/replicas/signing.rs",
+        "a_server_that_is_too_new_has_others_sign_and_says_so_when_nobody_does",
+    ),
     // A build in which somebody forgot a row.
     elsewhere("W6027", "registry/src/roles.rs", "api_01_a_method_without_a_role_does_not_start"),
     // A kernel without random numbers.

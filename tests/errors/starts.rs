@@ -31,6 +31,13 @@ pub(crate) const CASES: &[Case] = &[
     case("W5005", "a server without a trust domain", |s| {
         server(s, |yaml| yaml.replace("trustDomain: corp.example\n", ""), "W5005")
     }),
+    case("W6072", "a further server without an etcd", |s| {
+        let token = s.mesh.on_server(&["token", "create", "--for", "server"]).expect_success().stdout;
+        let path = s.host("ctl2").folder().join("alone.yaml");
+        fs::write(&path, second_yaml(s, "")).map_err(|error| error.to_string())?;
+        let join = s.mesh.weft("ctl2", &["server", "join", "--token-file", "-", "--config"]);
+        told_by(&join.arg(path).input(&token).run(), "W6072")
+    }),
     case("W5006", "a port that another program has", |s| {
         let held = s
             .host("fresh")

@@ -462,6 +462,9 @@ pub struct StatusResponse {
     /// How many entries the denylist has that agents are told.
     #[prost(uint64, tag = "12")]
     pub denied: u64,
+    /// Every server that is there, this one among them; none where the store is embedded.
+    #[prost(message, repeated, tag = "13")]
+    pub servers: ::prost::alloc::vec::Vec<ServerStatus>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PendingChange {
@@ -504,6 +507,25 @@ pub struct AgentStatus {
     /// Why it is banned, and by whom; empty when it is not.
     #[prost(string, tag = "10")]
     pub banned: ::prost::alloc::string::String,
+    /// The server that it is connected to. Revision, nack and last seen are known to that one alone.
+    #[prost(string, tag = "11")]
+    pub server: ::prost::alloc::string::String,
+}
+/// A server of the mesh, beside the one that answers.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ServerStatus {
+    #[prost(string, tag = "1")]
+    pub instance: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "2")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, tag = "3")]
+    pub version: ::prost::alloc::string::String,
+    /// Whether it signs with its own key. One that was let in a short time ago has others sign.
+    #[prost(bool, tag = "4")]
+    pub signs: bool,
+    /// Agents that are connected to it.
+    #[prost(uint32, tag = "5")]
+    pub agents: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ServiceStatus {

@@ -71,7 +71,7 @@ pub(crate) async fn keep_current(shared: Arc<Shared>) {
     let mut failures = 0;
     let mut cap = BACKOFF_CAP;
     loop {
-        let rng = shared.with_rng(|rng| StdRng::from_rng(rng));
+        let rng = shared.with_rng(StdRng::from_rng);
         match shared.link.connect(rng).await {
             Ok((channel, server)) => {
                 let end = session(&shared, channel, &server, &mut held, &mut failures, &mut cap).await;

@@ -29,12 +29,11 @@ pub async fn run(core: Arc<Core>, own: LiveServer) {
     let draining = core.draining.clone();
     let announced = async {
         loop {
-            match announce(&core, &own, &mut lease).await {
-                StoreError::Closed => return,
-                failure => {
-                    warn!(error = %failure, "others cannot be told that this server is there; trying again")
-                }
+            let failure = announce(&core, &own, &mut lease).await;
+            if matches!(failure, StoreError::Closed) {
+                return;
             }
+            warn!(error = %failure, "others cannot be told that this server is there; trying again");
             core.clock.sleep(RETRY).await;
         }
     };

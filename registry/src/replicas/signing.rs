@@ -109,3 +109,49 @@ impl Elsewhere {
         *self.channel.lock().await = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use weft_identity::bundle::TrustBundles;
+
+    use super::*;
+    use crate::{
+        clock::Clock,
+        layout,
+        records::{Record, ServerRecord},
+        samples::Rig,
+        store::Expected,
+    };
+
+    #[tokio::test]
+    async fn a_server_that_is_too_new_has_others_sign_and_says_so_when_nobody_does() {
+        let now = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let (clock, hands) = Clock::test(now);
+        let rig = Rig::with_clock(clock).await;
+        assert!(rig.core.signs(), "the first server was let in by nobody");
+        let record = ServerRecord {
+            root: "0a".to_owned(),
+            record_key: "0b".repeat(32),
+            admitted_by: "s-1".to_owned(),
+            token: "t-1".to_owned(),
+            admitted: now,
+            signs_from: now + Duration::from_secs(3_600),
+        };
+        let key = layout::server(&rig.core.instance).unwrap();
+        let revision = rig.core.store.put(key, record.encode(), Expected::Absent, None).await.unwrap();
+        rig.core.world.wait_for(revision).await;
+        assert!(!rig.core.signs());
+
+        let elsewhere = Elsewhere::new(SvidSlot::empty(), BundleSlot::new(TrustBundles::default()));
+        let (_, csr) = SigningRequest::create().unwrap();
+        let csr = SigningRequest::parse(&csr).unwrap();
+        let id = SpiffeId::node(&rig.core.trust_domain, "hosta").unwrap();
+        let refused = elsewhere.sign(&rig.core, &csr, &id, Duration::from_secs(60)).await.unwrap_err();
+        assert_eq!(&*refused.faults()[0].code, code::SERVER_TOO_NEW.as_str());
+
+        hands.set_wall(now + Duration::from_secs(3_600));
+        assert!(rig.core.signs(), "its time has come");
+    }
+}

@@ -30,7 +30,7 @@ async fn whatever_is_done_by_hand_to_the_embedded_store_is_refused() {
     let settings = Settings { directory: temp.path().join("store"), bounds: Bounds::default() };
     let store = EmbeddedStore::open(settings, Clock::system(), Arc::default()).await.unwrap();
     let store: Arc<dyn Store> = Arc::new(store);
-    Scene::start(Arc::clone(&store), store).await.run().await;
+    Scene::start(Arc::clone(&store), store).await.run("W6060").await;
 }
 
 /// A control plane over a store, and somebody who may write that store.
@@ -38,6 +38,8 @@ pub(crate) struct Scene {
     raw: Arc<dyn Store>,
     hand: Arc<dyn Store>,
     plane: Option<Plane>,
+    /// What a person is told with.
+    code: &'static str,
 }
 
 /// The one deed after which nothing at all is vouched for.
@@ -62,7 +64,7 @@ impl Scene {
             let revision = rig.put(&object).await;
             rig.core.world.wait_for(revision).await;
         }
-        Self { raw, hand, plane: Some(Plane::over(rig)) }
+        Self { raw, hand, plane: Some(Plane::over(rig)), code: "" }
     }
 
     /// Denies `charge` the call of `ledger`, which another policy allows.
@@ -80,8 +82,10 @@ impl Scene {
         &self.plane().rig
     }
 
-    /// Everything that may be done, one after the other, each taken back before the next.
-    pub(crate) async fn run(mut self) {
+    /// Everything that may be done, one after the other, each taken back before the next. A person is told of each with
+    /// `code`.
+    pub(crate) async fn run(mut self, code: &'static str) {
+        self.code = code;
         self.every_deed().await;
         self.a_replay_while_the_server_stands_still().await;
         self.the_way_out().await;
@@ -302,7 +306,7 @@ impl Scene {
 
     async fn is_told(&self, what: &str) -> bool {
         let status = self.plane().admin().await.status(StatusRequest {}).await.unwrap().into_inner();
-        let mut told = status.problems.iter().filter(|problem| problem.code == "W6060");
+        let mut told = status.problems.iter().filter(|problem| problem.code == self.code);
         told.any(|problem| problem.what.contains(what) && !problem.fix.is_empty())
     }
 }

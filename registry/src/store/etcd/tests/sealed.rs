@@ -12,5 +12,5 @@ async fn an_etcd_writer_cannot_widen_a_policy() {
     let (server, somebody) = (folder(), folder());
     let store = open(settings(vec![member.endpoint()], &server)).await.unwrap();
     let hand = open(settings(vec![member.endpoint()], &somebody)).await.unwrap();
-    Scene::start(Arc::new(store), Arc::new(hand)).await.run().await;
+    Scene::start(Arc::new(store), Arc::new(hand)).await.run("W6060").await;
 }
