@@ -55,6 +55,33 @@ fn nodes_whose_certificates_expired_are_out_until_they_join_anew() {
     });
 }
 
+#[test]
+fn no_call_fails_while_the_server_is_away_for_nearly_half_a_life_and_agents_restart_meanwhile() {
+    let (mut mesh, _program) = scene();
+    let hosta = mesh.host("hosta").clone();
+    // A certificate is renewed before 0.55 of its life are over, so 0.45 are left at any moment (security.md 3.2).
+    let away = LIFE.mul_f64(0.45);
+    let traffic = Traffic::start(&hosta, loopback(UPSTREAM));
+    mesh.kill_server();
+    throughout("the server is away", away, || Ok(()));
+    let calls = traffic.stop();
+    let failed = failed_since(&calls, Duration::ZERO);
+    assert!(failed.is_empty(), "{} of {} calls failed: {:?}", failed.len(), calls.len(), failed.first());
+    mesh.start_server();
+    mesh.wait_for_server();
+    throughout("certificates are renewed", LIFE / 2, || hosta.enter(|| load::call(loopback(UPSTREAM))));
+
+    let watch = Stopwatch::start();
+    mesh.kill_server();
+    mesh.kill_agent("hosta");
+    mesh.start_agent("hosta");
+    eventually("an agent serves from its disk", away, || hosta.enter(|| load::call(loopback(UPSTREAM))));
+    while watch.elapsed() < away {
+        let called = hosta.enter(|| load::call(loopback(UPSTREAM)));
+        assert!(called.is_ok(), "{called:?} {:?} after the loss of the server", watch.elapsed());
+    }
+}
+
 /// The latest expiry that an agent reports, as Unix time in seconds.
 #[track_caller]
 fn last_expiry(metrics: &str) -> f64 {

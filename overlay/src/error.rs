@@ -257,6 +257,9 @@ pub enum OpeningError {
     Stream(#[from] StreamError),
 }
 
+/// What rustls says when no certificate fits the name that was asked for.
+const NOTHING_TO_SHOW: &str = "no server certificate";
+
 impl CloseReason {
     /// This end closed with `code`.
     pub(crate) fn ours(code: CloseCode, detail: &str) -> Self {
@@ -269,7 +272,10 @@ impl CloseReason {
             Self::Closed { code: PeerCode::Known(code), .. } => code.name(),
             Self::Closed { code: PeerCode::Unknown(_), .. } => "unknown_code",
             Self::Tls { alert: TlsAlert::CERTIFICATE_REVOKED, .. } => "identity_revoked",
-            Self::Tls { alert: TlsAlert::ACCESS_DENIED, .. } => "node_banned",
+            // A server that has no certificate to show gives up with the same alert.
+            Self::Tls { alert: TlsAlert::ACCESS_DENIED, detail, .. } if !detail.contains(NOTHING_TO_SHOW) => {
+                "node_banned"
+            }
             Self::Tls { by: By::Us, detail, .. } => VerifyError::reason_in(detail).unwrap_or("tls_refused"),
             Self::Tls { by: By::Peer, .. } => "tls_refused_by_peer",
             Self::TimedOut => "timed_out",

@@ -188,12 +188,12 @@ impl Presence {
         self.publish(&own);
     }
 
-    /// The agents that are connected to other servers, with the server of each.
+    /// The agents that are connected to other servers, with where each is.
     #[must_use]
-    pub fn connected_elsewhere(&self) -> BTreeMap<NodeName, String> {
+    pub fn connected_elsewhere(&self) -> BTreeMap<NodeName, replicas::Seat> {
         let seats = self.lock();
         let there = seats.elsewhere.connected();
-        there.map(|(node, server)| (node.clone(), server.to_owned())).collect()
+        there.map(|(node, seat)| (node.clone(), seat.clone())).collect()
     }
 
     /// Asks up to `count` agents that are connected here to use another server, each at a moment of its own `within` a
@@ -304,6 +304,8 @@ impl Connected {
     /// Notes that the agent has the trust bundle of `sequence` in force.
     pub fn has_bundle(&self, sequence: u64) {
         self.note(|report| report.bundle = report.bundle.max(sequence));
+        // Other servers wait for it as well.
+        self.presence.inner.own.send_modify(|_| ());
     }
 
     /// Notes that the agent refused `revision`.

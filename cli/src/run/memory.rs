@@ -10,7 +10,10 @@
 
 use std::{thread, time::Duration};
 
-use crate::error::CliError;
+use weft_api::fault::Fault;
+use weft_policy::code;
+
+use crate::error::{CliError, Exit};
 
 /// The memory of an attack must be back within a minute, and the tunnel of a peer that fell silent stands for half of it. One pass takes under a millisecond for the heap of
 /// an agent and keeps nobody waiting who allocates from another arena.
@@ -31,10 +34,12 @@ pub(crate) fn give_back() -> Result<(), CliError> {
         trim();
     };
     let builder = thread::Builder::new().name("weft-memory".to_owned()).stack_size(64 * 1024);
-    builder
-        .spawn(run)
-        .map(drop)
-        .map_err(|e| CliError::internal(format!("no thread to give memory back: {e}")))
+    builder.spawn(run).map(drop).map_err(|e| CliError::new(Exit::Internal, none(&e)))
+}
+
+fn none(error: &std::io::Error) -> Fault {
+    let what = format!("no thread to give memory back: {error}");
+    Fault::new(code::TASK_FAILED, what).fix("name the build in the report:   weft version")
 }
 
 #[cfg(target_env = "gnu")]

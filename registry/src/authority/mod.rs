@@ -151,6 +151,11 @@ pub enum AuthorityFailure {
 }
 
 impl AuthorityFailure {
+    /// The authority of the server with `state_dir` is gone.
+    pub(crate) fn lost(state_dir: &Path) -> Self {
+        Self::Lost { path: disk::path(state_dir) }
+    }
+
     /// Its code in the catalogue.
     #[must_use]
     pub fn code(&self) -> CodeId {

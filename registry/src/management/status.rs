@@ -21,6 +21,7 @@ use crate::{
     denied::{self, DeniedRecord},
     presence::{Link, Report},
     refusal::Refusal,
+    replicas::Seat,
     roles::{Caller, Role},
     seal::{Group, group::Closes},
     world::World,
@@ -91,14 +92,14 @@ fn of_changes(pending: &[PendingChange]) -> Vec<Problem> {
 struct Seats {
     own: String,
     reports: BTreeMap<NodeName, Report>,
-    elsewhere: BTreeMap<NodeName, String>,
+    elsewhere: BTreeMap<NodeName, Seat>,
 }
 
 impl Seats {
     /// The server that an agent is connected to.
     fn of(&self, node: &NodeName) -> Option<&str> {
         let here = self.reports.get(node).is_some_and(is_connected);
-        if here { Some(&self.own) } else { self.elsewhere.get(node).map(String::as_str) }
+        if here { Some(&self.own) } else { self.elsewhere.get(node).map(|seat| seat.server.as_str()) }
     }
 }
 

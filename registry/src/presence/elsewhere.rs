@@ -10,7 +10,7 @@ use crate::replicas::Seat;
 /// What is known of agents elsewhere: those that are there, and since when those are lost that were.
 #[derive(Debug, Default)]
 pub(super) struct Elsewhere {
-    seen: BTreeMap<NodeName, (AgentState, String)>,
+    seen: BTreeMap<NodeName, (AgentState, Seat)>,
 }
 
 impl Elsewhere {
@@ -21,18 +21,19 @@ impl Elsewhere {
                 state.link = Link::Lost(now);
             }
         }
-        for (node, Seat { server, boot }) in seats {
+        for (node, seat) in seats {
+            let boot = seat.boot;
             let kept = self.seen.get(&node).map(|(state, _)| *state);
             let state = kept.filter(|state| state.boot == boot && matches!(state.link, Link::Up(_)));
             let state = state.unwrap_or(AgentState { boot, link: Link::Up(now) });
-            self.seen.insert(node, (state, server));
+            self.seen.insert(node, (state, seat));
         }
     }
 
     /// The agents that are connected elsewhere.
-    pub(super) fn connected(&self) -> impl Iterator<Item = (&NodeName, &str)> {
+    pub(super) fn connected(&self) -> impl Iterator<Item = (&NodeName, &Seat)> {
         let up = self.seen.iter().filter(|(_, (state, _))| matches!(state.link, Link::Up(_)));
-        up.map(|(node, (_, server))| (node, server.as_str()))
+        up.map(|(node, (_, seat))| (node, seat))
     }
 
     /// Everybody, as all servers together know it: who is somewhere is there, and the newer run of an agent is the one
@@ -72,7 +73,7 @@ mod tests {
     }
 
     fn seats(boot: Option<u64>) -> BTreeMap<NodeName, Seat> {
-        boot.map(|boot| (node(), Seat { server: "s-2".to_owned(), boot })).into_iter().collect()
+        boot.map(|boot| (node(), Seat { server: "s-2".to_owned(), boot, bundle: 5 })).into_iter().collect()
     }
 
     fn joined(elsewhere: &Elsewhere, own: Option<AgentState>) -> Option<AgentState> {
@@ -85,7 +86,9 @@ mod tests {
         elsewhere.now(seats(Some(3)), at(10));
         let lost_here = Some(AgentState { boot: 3, link: Link::Lost(at(11)) });
         assert_eq!(joined(&elsewhere, lost_here).unwrap().link, Link::Up(at(10)));
-        assert_eq!(elsewhere.connected().collect::<Vec<_>>(), [(&node(), "s-2")]);
+        let there: Vec<_> =
+            elsewhere.connected().map(|(_, seat)| (seat.server.as_str(), seat.bundle)).collect();
+        assert_eq!(there, [("s-2", 5)]);
         elsewhere.now(seats(None), at(12));
         let back_here = Some(AgentState { boot: 3, link: Link::Up(at(12)) });
         assert_eq!(joined(&elsewhere, back_here).unwrap().link, Link::Up(at(12)));

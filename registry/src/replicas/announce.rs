@@ -64,7 +64,7 @@ struct Announcer<'a> {
     own: LiveServer,
     lease: LeaseId,
     /// What stands in the store, with the commit that wrote it.
-    written: BTreeMap<NodeName, (u64, Revision)>,
+    written: BTreeMap<NodeName, (Seat, Revision)>,
 }
 
 impl<'a> Announcer<'a> {
@@ -120,24 +120,29 @@ impl<'a> Announcer<'a> {
 
     /// Writes who came and went since the last time.
     async fn tell(&mut self, agents: &Agents) -> Result<(), StoreError> {
+        let reports = self.core.presence.reports();
+        let seat = |node: &NodeName, boot| Seat {
+            server: self.own.instance.clone(),
+            boot,
+            bundle: reports.get(node).map_or(0, |report| report.bundle),
+        };
         let there: BTreeMap<_, _> = agents
             .iter()
             .filter(|(_, agent)| matches!(agent.link, Link::Up(_)))
-            .map(|(node, agent)| (node.clone(), agent.boot))
+            .map(|(node, agent)| (node.clone(), seat(node, agent.boot)))
             .collect();
-        let came: Vec<_> = there
-            .iter()
-            .filter(|(node, boot)| self.written.get(*node).is_none_or(|(written, _)| written != *boot))
-            .map(|(node, boot)| (node.clone(), *boot))
-            .collect();
+        let is_new =
+            |node: &NodeName, seat: &Seat| self.written.get(node).is_none_or(|(told, _)| told != seat);
+        let came: Vec<_> = there.iter().filter(|(node, seat)| is_new(node, seat)).collect();
         for some in came.chunks(MAX_TXN_OPS) {
-            let put = |(node, boot): &(NodeName, u64)| Op::Put {
+            let put = |(node, seat): &(&NodeName, &Seat)| Op::Put {
                 key: layout::present_agent(node),
-                value: Seat { server: self.own.instance.clone(), boot: *boot }.record(),
+                value: seat.record(),
                 lease: Some(self.lease),
             };
             let revision = self.core.store.txn(Vec::new(), some.iter().map(put).collect()).await?;
-            self.written.extend(some.iter().map(|(node, boot)| (node.clone(), (*boot, revision))));
+            let told = some.iter().map(|(node, seat)| ((*node).clone(), ((*seat).clone(), revision)));
+            self.written.extend(told);
         }
         let gone: Vec<_> = self.written.keys().filter(|node| !there.contains_key(*node)).cloned().collect();
         for node in gone {

@@ -52,6 +52,8 @@ pub struct Seat {
     pub server: String,
     /// The agent's boot number.
     pub boot: u64,
+    /// The sequence of the newest trust bundle that it has said to have in force.
+    pub bundle: u64,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -67,6 +69,7 @@ struct RawServer {
 struct RawSeat {
     server: String,
     boot: u64,
+    bundle: u64,
 }
 
 fn encode(raw: &impl Serialize) -> Bytes {
@@ -89,12 +92,12 @@ impl LiveServer {
 
 impl Seat {
     fn record(&self) -> Bytes {
-        encode(&RawSeat { server: self.server.clone(), boot: self.boot })
+        encode(&RawSeat { server: self.server.clone(), boot: self.boot, bundle: self.bundle })
     }
 
     fn read(record: &[u8]) -> Option<Self> {
-        let RawSeat { server, boot } = serde_json::from_slice(record).ok()?;
-        Some(Self { server, boot })
+        let RawSeat { server, boot, bundle } = serde_json::from_slice(record).ok()?;
+        Some(Self { server, boot, bundle })
     }
 }
 
@@ -131,9 +134,11 @@ mod tests {
             signs: true,
         };
         assert_eq!(LiveServer::read("s-1", &server.record()), Some(server));
-        let seat = Seat { server: "s-1".to_owned(), boot: 7 };
+        let seat = Seat { server: "s-1".to_owned(), boot: 7, bundle: 3 };
         assert_eq!(Seat::read(&seat.record()), Some(seat));
-        for broken in ["", "{}", r#"{"server":"s-1"}"#, r#"{"server":"s-1","boot":7,"more":1}"#] {
+        for broken in
+            ["", "{}", r#"{"server":"s-1","boot":7}"#, r#"{"server":"s-1","boot":7,"bundle":3,"more":1}"#]
+        {
             assert_eq!(Seat::read(broken.as_bytes()), None, "{broken}");
         }
         assert_eq!(LiveServer::read("s-1", br#"{"addresses":["nowhere"],"version":"","signs":true}"#), None);

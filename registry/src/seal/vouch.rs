@@ -50,7 +50,7 @@ impl fmt::Display for Report {
 }
 
 /// Whether a store has manifests, and so was sealed before.
-pub(super) async fn has_manifests(store: &dyn Store) -> Result<bool, StoreError> {
+pub(crate) async fn has_manifests(store: &dyn Store) -> Result<bool, StoreError> {
     for folder in [super::group::IN_MESH, super::group::BESIDE] {
         let prefix: Prefix = folder.parse().expect("it is a prefix");
         if !store.list(&prefix, None, 1).await?.entries.is_empty() {

@@ -83,11 +83,14 @@ pub fn migrate(config: &Config, etcd: &EtcdStoreConfig) -> Result<Moved, ServerE
     block_on(async {
         let content = {
             let store = open_store(config, &Clock::system(), &metrics()).await?;
-            opened(config, transfer::read(&*store).await?)?
+            transfer::read(&*store).await?
         };
         // The two have one directory, and so one lock: the first is closed by now.
         let settings = etcd.settings(&config.state_dir)?;
         let store = EtcdStore::open_from(settings, content.revision, Clock::system(), metrics()).await?;
+        // First: whoever has moved it already hears that, and not that the old store is older than what moved on.
+        transfer::check_empty(&store).await?;
+        let content = opened(config, content)?;
         transfer::fill(&store, &sealed(config, &content)?).await?;
         store.close().await;
         Ok(Moved::of(&content))

@@ -27,7 +27,7 @@ use crate::{
         self, Audit,
         chain::{Event, Outcome},
     },
-    authority::InstanceAuthority,
+    authority::{self, AuthorityFailure, InstanceAuthority},
     bootstrap,
     clock::Clock,
     config::{Config, StoreConfig},
@@ -45,7 +45,7 @@ use crate::{
     private,
     replicas::{self, LiveServer},
     roles,
-    seal::{SealedStore, Seen, keys::Acceptances},
+    seal::{SealedStore, Seen, keys::Acceptances, vouch},
     shared_uid::SharedUid,
     store::{
         Store,
@@ -89,6 +89,10 @@ pub(super) async fn build(config: &Config, clock: &Clock) -> Result<Parts, Serve
     let store_metrics = Arc::new(StoreMetrics::default());
     let store = open_store(config, clock, &store_metrics).await?;
     transfer::check_finished(&*store).await?;
+    if !authority::exists(&config.state_dir) && vouch::has_manifests(&*store).await? {
+        // Before it makes a key of its own: it is a stranger to this mesh, or has lost all that it was.
+        return Err(AuthorityFailure::lost(&config.state_dir).into());
+    }
     let records = Arc::new(SealedStore::open(store, &config.state_dir).await?);
     let store: Arc<dyn Store> = records.clone();
     replicas::trust::admitted(&records).await?;

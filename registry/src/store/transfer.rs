@@ -135,12 +135,22 @@ pub async fn fill(store: &dyn Store, content: &Content) -> Result<(), TransferEr
     Ok(())
 }
 
-/// Says that the store is being filled. What an earlier attempt left is removed.
-async fn begin(store: &dyn Store) -> Result<(), TransferError> {
+/// Refuses a store that holds something, but for what an earlier attempt to fill it left.
+///
+/// # Errors
+///
+/// [`TransferError::NotEmpty`], or the store.
+pub async fn check_empty(store: &dyn Store) -> Result<(), TransferError> {
     let entries = store.status().await?.entries;
     if entries > 0 && store.get(&unfinished()).await?.is_none() {
         return Err(TransferError::NotEmpty { entries });
     }
+    Ok(())
+}
+
+/// Says that the store is being filled. What an earlier attempt left is removed.
+async fn begin(store: &dyn Store) -> Result<(), TransferError> {
+    check_empty(store).await?;
     store.put(unfinished(), Bytes::from_static(b"1"), Expected::Anything, None).await?;
     let left = store.list_all(&Prefix::everything()).await?.entries;
     let left: Vec<Op> = left
