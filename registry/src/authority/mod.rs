@@ -156,6 +156,14 @@ impl AuthorityFailure {
         Self::Lost { path: disk::path(state_dir) }
     }
 
+    /// The server with `state_dir` was not let in.
+    pub(crate) fn not_admitted(state_dir: &Path) -> Self {
+        match instance_of(state_dir) {
+            Ok(instance) => Self::NotAdmitted { instance: instance.unwrap_or_default() },
+            Err(error) => error,
+        }
+    }
+
     /// Its code in the catalogue.
     #[must_use]
     pub fn code(&self) -> CodeId {

@@ -94,6 +94,12 @@ impl SealedStore {
         Ok(Self { inner, opener, file, turns, divisions, hasher, taken_over })
     }
 
+    /// Whether this server has never served, and nobody's records but its own are taken: it was not let in yet.
+    #[must_use]
+    pub fn is_stranger(&self) -> bool {
+        self.opener.seen.all().is_empty() && self.opener.ring.trusted().len() == 1
+    }
+
     /// The keys that are trusted.
     #[must_use]
     pub const fn ring(&self) -> &KeyRing {

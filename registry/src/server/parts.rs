@@ -89,11 +89,15 @@ pub(super) async fn build(config: &Config, clock: &Clock) -> Result<Parts, Serve
     let store_metrics = Arc::new(StoreMetrics::default());
     let store = open_store(config, clock, &store_metrics).await?;
     transfer::check_finished(&*store).await?;
-    if !authority::exists(&config.state_dir) && vouch::has_manifests(&*store).await? {
+    let is_sealed = vouch::has_manifests(&*store).await?;
+    if is_sealed && !authority::exists(&config.state_dir) {
         // Before it makes a key of its own: it is a stranger to this mesh, or has lost all that it was.
         return Err(AuthorityFailure::lost(&config.state_dir).into());
     }
     let records = Arc::new(SealedStore::open(store, &config.state_dir).await?);
+    if is_sealed && records.is_stranger() {
+        return Err(AuthorityFailure::not_admitted(&config.state_dir).into());
+    }
     let store: Arc<dyn Store> = records.clone();
     replicas::trust::admitted(&records).await?;
     private::directory(&config.run_dir)?;
