@@ -94,10 +94,20 @@ impl SealedStore {
         Ok(Self { inner, opener, file, turns, divisions, hasher, taken_over })
     }
 
-    /// Whether this server has never served, and nobody's records but its own are taken: it was not let in yet.
-    #[must_use]
-    pub fn is_stranger(&self) -> bool {
-        self.opener.seen.all().is_empty() && self.opener.ring.trusted().len() == 1
+    /// Whether nothing of a store that is sealed is this server's, and it was not told whose records to take: it was not let
+    /// in yet.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`] when the store cannot be read.
+    pub async fn is_stranger(&self) -> Result<bool, StoreError> {
+        let Opener { ring, seen } = &self.opener;
+        if !seen.all().is_empty() || ring.trusted().len() > 1 {
+            return Ok(false);
+        }
+        let manifests = vouch::manifests(&*self.inner).await?;
+        let own = manifests.iter().any(|entry| super::envelope::open(ring, &entry.key, &entry.value).is_ok());
+        Ok(!own && !manifests.is_empty())
     }
 
     /// The keys that are trusted.

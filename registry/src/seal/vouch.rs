@@ -49,6 +49,16 @@ impl fmt::Display for Report {
     }
 }
 
+/// The manifests of a store.
+pub(super) async fn manifests(store: &dyn Store) -> Result<Vec<Entry>, StoreError> {
+    let mut found = Vec::new();
+    for folder in [super::group::IN_MESH, super::group::BESIDE] {
+        let prefix: Prefix = folder.parse().expect("it is a prefix");
+        found.extend(store.list_all(&prefix).await?.entries);
+    }
+    Ok(found)
+}
+
 /// Whether a store has manifests, and so was sealed before.
 pub(crate) async fn has_manifests(store: &dyn Store) -> Result<bool, StoreError> {
     for folder in [super::group::IN_MESH, super::group::BESIDE] {

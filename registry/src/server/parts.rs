@@ -95,7 +95,7 @@ pub(super) async fn build(config: &Config, clock: &Clock) -> Result<Parts, Serve
         return Err(AuthorityFailure::lost(&config.state_dir).into());
     }
     let records = Arc::new(SealedStore::open(store, &config.state_dir).await?);
-    if is_sealed && records.is_stranger() {
+    if records.is_stranger().await? {
         return Err(AuthorityFailure::not_admitted(&config.state_dir).into());
     }
     let store: Arc<dyn Store> = records.clone();
