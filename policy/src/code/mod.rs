@@ -232,6 +232,7 @@ mod tests {
         "identity ca rotate",
         "identity ca show",
         "identity svid denied",
+        "identity svid restore",
         "identity svid revoke",
         "identity svid show",
         "man",
