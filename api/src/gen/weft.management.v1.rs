@@ -323,8 +323,8 @@ pub struct VerifyAuditResponse {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DenyRequest {
-    /// A SPIFFE ID, "serial:<hex>", "serial:<hex>@<key id of the authority>", "sha256:<hex>" of a public key (SPKI), or
-    /// "node:<name>".
+    /// A SPIFFE ID, "serial:HEX", "serial:HEX@KEY_ID_OF_THE_AUTHORITY", "sha256:HEX" of a public key (SPKI), or
+    /// "node:NAME".
     #[prost(string, tag = "1")]
     pub subject: ::prost::alloc::string::String,
     /// Why, kept with the entry and told to whoever is refused.

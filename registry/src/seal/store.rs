@@ -106,7 +106,7 @@ impl SealedStore {
             return Ok(false);
         }
         let manifests = vouch::manifests(&*self.inner).await?;
-        let own = manifests.iter().any(|entry| super::envelope::open(ring, &entry.key, &entry.value).is_ok());
+        let own = manifests.iter().any(|entry| envelope::open(ring, &entry.key, &entry.value).is_ok());
         Ok(!own && !manifests.is_empty())
     }
 
