@@ -124,7 +124,8 @@ async fn quic_08_a_peer_that_goes_on_from_another_port_is_not_followed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn quic_09_a_flood_of_empty_flows_is_excessive_load() {
-    let load = LoadSettings { flows_per_second: 200, ..Default::default() };
+    // Fewer than come in one batch: on a busy machine the attacker is too slow for a rate.
+    let load = LoadSettings { flows_per_second: 40, ..Default::default() };
     let bench = Bench::start(TransportSettings { load, ..Default::default() });
     let outcome = bench.attack(&["stream_flood"], &["--count", "4000"]).remove(0);
     assert_eq!(outcome["code"], CloseCode::ExcessiveLoad.number(), "{outcome}");
