@@ -185,6 +185,32 @@ impl Trains {
         Ok(())
     }
 
+    /// Puts a batch into the train, or sends it behind it.
+    fn send(&self, batch: &Transmit<'_>) -> io::Result<()> {
+        let mut waiting = self.waiting();
+        let most = self.socket.max_transmit_segments();
+        let mut place = waiting.train.place(batch, most);
+        if place == Place::Alone && waiting.train.bound.is_some() {
+            self.depart(&mut waiting.train)?;
+            place = waiting.train.place(batch, most);
+        }
+        match place {
+            Place::Alone => return self.socket.try_send(batch),
+            Place::Joins => waiting.train.join(batch),
+            Place::Ends => {
+                waiting.train.join(batch);
+                // Without room it waits for the conductor.
+                if self.depart(&mut waiting.train).is_ok() {
+                    return Ok(());
+                }
+            }
+        }
+        if let Some(conductor) = waiting.conductor.take() {
+            conductor.wake();
+        }
+        Ok(())
+    }
+
     /// Sends the trains that nobody adds to, for ever. It looks at a train once more after all that was ready to run has
     /// had its turn.
     pub(crate) async fn conduct(self: Arc<Self>) {
@@ -233,28 +259,12 @@ impl AsyncUdpSocket for Trains {
             segment_size: batch.segment_size,
             src_ip: batch.src_ip,
         };
-        let mut waiting = self.waiting();
-        let most = self.socket.max_transmit_segments();
-        let mut place = waiting.train.place(batch, most);
-        if place == Place::Alone && waiting.train.bound.is_some() {
-            self.depart(&mut waiting.train)?;
-            place = waiting.train.place(batch, most);
+        let sent = self.send(batch);
+        if sent.is_err() && has_long_header(batch.contents) {
+            // It is offered again.
+            self.unproven().not_sent(batch.destination, may);
         }
-        match place {
-            Place::Alone => return self.socket.try_send(batch),
-            Place::Joins => waiting.train.join(batch),
-            Place::Ends => {
-                waiting.train.join(batch);
-                // Without room it waits for the conductor.
-                if self.depart(&mut waiting.train).is_ok() {
-                    return Ok(());
-                }
-            }
-        }
-        if let Some(conductor) = waiting.conductor.take() {
-            conductor.wake();
-        }
-        Ok(())
+        sent
     }
 
     fn poll_recv(

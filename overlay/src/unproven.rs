@@ -81,6 +81,15 @@ impl Unproven {
         may
     }
 
+    /// Takes back that `bytes` were sent: the socket had no room for them.
+    pub(crate) fn not_sent(&mut self, address: SocketAddr, bytes: usize) {
+        let address = canonical(address);
+        let known = if self.young.contains_key(&address) { &mut self.young } else { &mut self.old };
+        if let Some(account) = known.get_mut(&address) {
+            account.sent = account.sent.saturating_sub(bytes as u64);
+        }
+    }
+
     /// The account of an address; none when there are too many.
     fn account(&mut self, address: SocketAddr, now: Instant) -> Option<&mut Account> {
         self.turn(now);

@@ -15,8 +15,8 @@ use weft_policy::code;
 
 use crate::error::{CliError, Exit};
 
-/// The memory of an attack must be back within a minute, and the tunnel of a peer that fell silent stands for half of it. One pass takes under a millisecond for the heap of
-/// an agent and keeps nobody waiting who allocates from another arena.
+/// The memory of an attack must be back within a minute, and the tunnel of a peer that fell silent stands for half of it.
+/// Whoever allocates from another arena does not wait for a pass.
 const EVERY: Duration = Duration::from_secs(15);
 
 /// Left at the end of each heap, so that the next allocations need no system call: less than one tunnel's buffers.

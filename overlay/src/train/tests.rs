@@ -217,3 +217,20 @@ async fn the_conductor_is_woken_for_what_waits() {
         assert_eq!(wire.left(), [(BATCH, Some(SEGMENT))]);
     }
 }
+
+#[test]
+fn a_handshake_that_the_socket_has_no_room_for_is_not_counted_as_sent() {
+    let (wire, trains) = scene();
+    trains.unproven().heard(to(1), 1200, clock::now().into_std());
+    let mut flight = vec![0; 3600];
+    flight[0] = 0xc0;
+    wire.full.store(true, Ordering::Relaxed);
+    for _ in 0..3 {
+        assert!(trains.try_send(&batch(1, &flight, Some(1200))).is_err());
+    }
+    wire.full.store(false, Ordering::Relaxed);
+    trains.try_send(&batch(1, &flight, Some(1200))).unwrap();
+    assert_eq!(wire.left(), [(3600, Some(1200))], "three times 1,200 bytes are due");
+    trains.try_send(&batch(1, &flight[..1200], None)).unwrap();
+    assert_eq!(wire.left(), []);
+}
