@@ -235,7 +235,7 @@ fn write(weft: &Program, number: u64, journal: &Mutex<Journal>) {
         }
         return;
     }
-    let done = weft.clone().args(["apply", "-o", "json", "-f", "-"]).input(&objects(number)).run();
+    let done = weft.clone().args(["apply", "-o", "json", "-f", "-"]).input(objects(number)).run();
     if done.code() != Some(0) {
         // Killed meanwhile: it was made or not, and nobody was told.
         return;

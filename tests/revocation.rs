@@ -139,6 +139,10 @@ fn a_revoked_identity_is_out_at_once_and_stays_out_when_agents_restart_without_a
 
     let listed = scene.run(&["identity", "svid", "denied"]);
     assert!(listed.contains(&id) && listed.contains("its key leaked"), "{listed}");
+    for (host, told) in [("hosta", "weft_identity_denied 1"), (CTL, "weft_registry_denied 1")] {
+        let metrics = scene.mesh.metrics(host).unwrap();
+        assert!(metrics.lines().any(|line| line == told), "{told} is missing in\n{metrics}");
+    }
     let status = scene.mesh.weft("hosta", &["agent", "status"]).run();
     assert!(format!("{status}").contains("W3026"), "{status}");
 

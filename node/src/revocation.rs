@@ -53,6 +53,7 @@ impl Shared {
             return;
         }
         self.bundles.deny(denied);
+        self.report.metrics.denied(denied.len());
         let now = self.clock.wall();
         let peers = self.close_denied_peers(denied, now);
         let own: Vec<_> = self.locals.all();

@@ -173,6 +173,7 @@ impl Keeper {
         if !same {
             let world = World::derive(Arc::new(self.catalog.clone()), standings, Some(&before));
             self.metrics.revision.set(i64::try_from(self.catalog.revision().0).unwrap_or(i64::MAX));
+            self.metrics.denied.set(i64::try_from(self.catalog.denied().len()).unwrap_or(i64::MAX));
             self.sender.send_replace(Arc::new(world));
         }
         next

@@ -29,6 +29,8 @@ pub struct RegistryMetrics {
     pub refused_groups: Counter,
     /// Groups of records that are closed because of that.
     pub closed_groups: Gauge,
+    /// Entries of the denylist: identities, certificates, keys and nodes.
+    pub denied: Gauge,
     /// Objects that people created, changed or deleted.
     pub changes: Counter,
     /// Changes that the history keeps.
@@ -89,6 +91,7 @@ impl RegistryMetrics {
             "Groups of stored records that are closed",
             self.closed_groups.clone(),
         );
+        registry.register("denied", "Entries of the denylist", self.denied.clone());
         registry.register("changes", "Objects changed by people", self.changes.clone());
         registry.register("history_changes", "Changes that the history keeps", self.history_changes.clone());
         registry.register(
@@ -165,6 +168,7 @@ mod tests {
             "weft_registry_updates_total{kind=\"full\"} 1",
             "weft_registry_nacks_total 0",
             "weft_registry_registrations_total{outcome=\"ok\"} 1",
+            "weft_registry_denied 0",
             "weft_registry_changes_total 0",
             "weft_registry_history_changes 0",
             "weft_registry_history_forgotten_total 0",

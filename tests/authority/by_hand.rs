@@ -51,6 +51,14 @@ fn a_rotation_by_hand_fails_no_call_and_what_is_left_under_a_revoked_root_ends_w
     );
     assert_eq!(states(&mesh), ["active", "revoked"]);
     flow.ended(Duration::from_secs(5)).expect("a flow that has stayed in a tunnel of the old root is cut");
+    for node in ["hosta", "served"] {
+        eventually(&format!("{node} tells why"), SOON, || {
+            let log = std::fs::read_to_string(mesh.state(node).join("agent/access.log")).unwrap_or_default();
+            let unclean: Vec<_> = log.lines().filter(|line| !line.contains("\"close\":\"clean\"")).collect();
+            let told = unclean.iter().any(|line| line.contains("\"W3018\""));
+            if told { Ok(()) } else { Err(unclean.join("\n")) }
+        });
+    }
     mesh.wait_for_call("a call under the new root", || hosta.enter(|| load::call(loopback(UPSTREAM))));
     let calls = traffic.stop();
     let failed = failed_since(&calls, Duration::ZERO);

@@ -36,13 +36,17 @@ impl Scene {
         let cut = self.handed("cut", &text.trim()[..text.trim().len() - 3]);
         let node = self.mesh.state("hosta").join("agent/node.pem");
         let authority = self.mesh.state(CTL).join("server/ca/authority.json");
+        let records = self.mesh.state(CTL).join("server/records/key.json");
         let config = self.mesh.write_agent_config("spare", "hosta", "");
-        for token in [&used, &wrong, &cut, &person, &node, &authority] {
+        let of_server = self.mesh.host(CTL).folder().join("server.yaml");
+        for token in [&used, &wrong, &cut, &person, &node, &authority, &records] {
+            let join = self.verbose("spare", &["server", "join", "--token-file"]).arg(token);
+            refused(&join.arg("--config").arg(&of_server).run());
             let join = self.verbose("spare", &["agent", "join", "--no-start", "--token-file"]).arg(token);
             refused(&join.arg("--config").arg(&config).run());
             refused(&self.person("bob", &["user", "login", "--token-file"]).arg(token).run());
         }
-        for file in [&used, &node, &authority] {
+        for file in [&used, &node, &authority, &records] {
             refused(&self.verbose(CTL, &["apply", "-f"]).arg(file).run());
             refused(&self.verbose("spare", &["agent", "run", "--config"]).arg(file).run());
             refused(&self.verbose("spare", &["server", "run", "--config"]).arg(file).run());
@@ -80,6 +84,15 @@ impl Scene {
             refused(&self.verbose(CTL, &["server", "run", "--config"]).arg(&config).run());
         }
         fs::write(&authority, text).expect("the file is there");
+        let records = self.mesh.state(CTL).join("server/records/key.json");
+        let text = fs::read_to_string(&records).expect("the server has one");
+        let mut spoilt: Value = serde_json::from_str(&text).expect("JSON");
+        spoilt["format"] = spoilt["key"].clone();
+        for text in [spoilt.to_string(), text[..text.len() / 2].to_owned()] {
+            fs::write(&records, text).expect("the file is there");
+            refused(&self.verbose(CTL, &["server", "run", "--config"]).arg(&config).run());
+        }
+        fs::write(&records, text).expect("the file is there");
         self.mesh.kill_agent("hostb");
         let node = self.mesh.state("hostb").join("agent/node.pem");
         let text = fs::read_to_string(&node).expect("the agent has one");

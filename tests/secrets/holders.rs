@@ -32,6 +32,7 @@ pub(crate) fn meant_for(path: &Path) -> Option<&'static str> {
         // What people hold: the tokens as they were handed over.
         ["handed", _] => Some(TOKEN),
         [_, "state", "server", "ca", "authority.json"] => Some("the keys of the authority"),
+        [_, "state", "server", "records", "key.json"] => Some("the key of records"),
         // One that joined by its own command keeps it without the folder "agent".
         [_, "state", rest @ ..] => of_agent(rest.strip_prefix(&["agent"]).unwrap_or(rest)),
         [_, _, "config", "weft", "identity.pem"] => Some("the key of a person"),

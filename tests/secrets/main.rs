@@ -28,14 +28,15 @@ use scene::Scene;
 const EXPECTED: &[(&str, usize)] = &[
     // Root and intermediate of "ctl" and "own".
     ("the keys of the authority", 2),
+    ("the key of records", 2),
     // hosta, hostb, hostc, own.
     ("the key of the node", 4),
     ("the keys of its tunnels' port", 4),
     ("the key of a workload", 5),
     ("the key of a person", 1),
     ("a proxy credential", 5),
-    // Those of three nodes and of a person, and what the test made of them.
-    (TOKEN, 4),
+    // Those of three nodes, a server and a person, and what the test made of them.
+    (TOKEN, 5),
 ];
 
 /// The kinds of output that must have been among what was searched.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base64::Engine as _;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use serde_json::Value;
 use weft_tests::app;
 use weft_tests::eventually::eventually;
@@ -64,6 +64,7 @@ impl Scene {
         scene.verbose("hostc", &["agent", "join", "--token-file"]).arg(token).run().expect_success();
         let token = scene.token(&["user", "--user", "ann", "--role", "admin"], "ann");
         scene.person("ann", &["user", "login", "--token-file"]).arg(token).run().expect_success();
+        scene.token(&["server"], "a-server");
         scene.verbose("own", &["up"]).run().expect_success();
         let hostb = scene.mesh.host("hostb");
         let run = ["run", "--service", "order", "--", "sleep", "600"];
@@ -139,6 +140,10 @@ impl Scene {
             return;
         }
         let text = String::from_utf8(bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
+        if file.ends_with("records/key.json") {
+            self.secrets.add(&name, &record_seed(&text));
+            return;
+        }
         if self.secrets.add_pem(&name, &text) > 0 || name.starts_with("handed/") {
             return;
         }
@@ -207,6 +212,17 @@ impl Scene {
             self.mesh.host("hosta").program("curl").args(["-s", "-i", "--max-time", "10", "--config", "-"]);
         curl.input(config).env("no_proxy", "").as_user(TWINS)
     }
+}
+
+/// The secret bytes of the key that signs records: the seed of an Ed25519 key in PKCS#8 (RFC 8410, section 7). What
+/// stands around it is public, and in the store.
+#[track_caller]
+fn record_seed(text: &str) -> Vec<u8> {
+    const BEFORE: [u8; 4] = [0x04, 0x22, 0x04, 0x20];
+    let kept: Value = serde_json::from_str(text).expect("JSON");
+    let key = BASE64_STANDARD.decode(kept["key"].as_str().expect("it holds a key")).expect("base64");
+    let at = key.windows(BEFORE.len()).position(|window| window == BEFORE).expect("a key of Ed25519");
+    key[at + BEFORE.len()..][..32].to_vec()
 }
 
 /// The workloads of hosta.

@@ -11,6 +11,7 @@
 //! When the test fails, the logs of server and agents are printed on drop.
 
 mod builder;
+mod second;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 pub use builder::{Builder, Workload};
+pub use second::{SECOND_METRICS, Second};
 
 use crate::app::loopback;
 use crate::clock;

@@ -37,7 +37,7 @@ pub struct Program {
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     folder: PathBuf,
-    input: Option<String>,
+    input: Option<Vec<u8>>,
     output: Option<PathBuf>,
     limit: Duration,
 }
@@ -101,10 +101,10 @@ impl Program {
         self
     }
 
-    /// Gives it `text` on standard input, which is empty otherwise.
+    /// Gives it `bytes` on standard input, which is empty otherwise.
     #[must_use]
-    pub fn input(mut self, text: &str) -> Self {
-        self.input = Some(text.to_owned());
+    pub fn input(mut self, bytes: impl AsRef<[u8]>) -> Self {
+        self.input = Some(bytes.as_ref().to_vec());
         self
     }
 

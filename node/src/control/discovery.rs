@@ -41,6 +41,10 @@ const FORGET_EVERY: Duration = Duration::from_secs(30);
 /// The longest time within which an agent goes elsewhere: a server may not make it wait for ever.
 const LONGEST_GOING: Duration = Duration::from_secs(30);
 
+/// An agent that is asked to move again before it has been at a server for so long waits longer each time: servers
+/// that send it to each other must not keep it, and themselves, busy with handshakes.
+const SETTLED: Duration = Duration::from_secs(60);
+
 /// What the agent holds.
 #[derive(Debug)]
 struct Held {
@@ -70,15 +74,21 @@ pub(crate) async fn keep_current(shared: Arc<Shared>) {
     let mut held = held_from(&shared);
     let mut failures = 0;
     let mut cap = BACKOFF_CAP;
+    let mut moves = 0;
     loop {
         let rng = shared.with_rng(StdRng::from_rng);
         match shared.link.connect(rng).await {
             Ok((channel, server)) => {
+                let began = shared.clock.now();
                 let end = session(&shared, channel, &server, &mut held, &mut failures, &mut cap).await;
                 shared.link.leave();
                 match end {
                     End::Left => {
                         info!(server, "the server asked this agent to use another one");
+                        moves =
+                            if shared.clock.now().duration_since(began) < SETTLED { moves + 1 } else { 1 };
+                        let wait = shared.with_rng(|rng| back_off(moves, cap, rng));
+                        tokio::time::sleep(wait).await;
                         continue;
                     }
                     End::Broken(why) => {

@@ -35,6 +35,7 @@ pub struct NodeMetrics {
     renewals: Family<ResultLabels, Counter>,
     clock_skew: Seconds,
     bundle_age: Seconds,
+    denied: Gauge,
     endpoints: CappedFamily<EndpointLabels, Gauge>,
     circuits_open: Gauge,
     retries: Family<OutcomeLabels, Counter>,
@@ -201,6 +202,7 @@ impl NodeMetrics {
             Unit::Seconds,
             it.bundle_age,
         );
+        weft.register("identity_denied", "Entries of the denylist in force", it.denied);
         weft.register("lb_endpoints", "Endpoints by state", it.endpoints);
         weft.register("circuit_open", "Destinations whose circuit breaker is open", it.circuits_open);
         weft.register("retries", "Second attempts at another endpoint, by outcome", it.retries);
@@ -230,6 +232,7 @@ impl NodeMetrics {
             renewals: Family::default(),
             clock_skew: Seconds::default(),
             bundle_age: Seconds::default(),
+            denied: Gauge::default(),
             endpoints: CappedFamily::new(Gauge::default, series, dropped.clone()),
             circuits_open: Gauge::default(),
             retries: Family::default(),
@@ -295,6 +298,11 @@ impl NodeMetrics {
     /// How long ago the trust bundle came.
     pub fn bundle_age(&self, age: Duration) {
         self.bundle_age.set(age.as_secs_f64());
+    }
+
+    /// How many entries the denylist in force has.
+    pub fn denied(&self, entries: usize) {
+        self.denied.set(clamp(entries));
     }
 
     /// The endpoints of `service`; `None` when it is no longer used.
@@ -405,6 +413,7 @@ mod tests {
         let id = "spiffe://demo.example/ns/shop/sa/order".parse().unwrap();
         metrics.certificate(&id, Some(SystemTime::UNIX_EPOCH + Duration::from_secs(7)));
         metrics.renewal(Renewal::Issued);
+        metrics.denied(3);
         metrics.endpoints(&charge(), Some(EndpointCounts { ready: 2, pending: 0, ejected: 1 }));
         metrics.retry(RetryOutcome::Success);
         metrics.snapshot(41, Duration::from_millis(250));
@@ -420,6 +429,7 @@ mod tests {
             "weft_identity_certificate_expiry_seconds{identity=\"spiffe://demo.example/ns/shop/sa/order\"} 7.0",
             "weft_identity_renewals_total{result=\"issued\"} 1",
             "# TYPE weft_trust_bundle_age_seconds gauge",
+            "weft_identity_denied 3",
             "weft_lb_endpoints{service=\"charge.shop\",state=\"ejected\"} 1",
             "weft_circuit_open 0",
             "weft_retries_total{outcome=\"success\"} 1",
