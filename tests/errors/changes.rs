@@ -36,5 +36,5 @@ pub(crate) const CASES: &[Case] = &[
 /// Applies a service of its own with that port.
 fn apply(scene: &Scene, args: &[&str], port: u16) -> weft_tests::process::Finished {
     let apply = scene.mesh.weft(CTL, &["apply", "-n", NAMESPACE, "-f", "-"]).args(args);
-    apply.input(&service("shifty", &[("http", port, "http")])).run()
+    apply.input(service("shifty", &[("http", port, "http")])).run()
 }

@@ -86,7 +86,7 @@ pub(crate) const CASES: &[Case] = &[
     case("W6015", "a viewer who changes something", |s| {
         let server = login(s, "vera", "viewer");
         let apply = person(s, "vera", &["--server", &server, "apply", "-f", "-"]);
-        told_by(&apply.input(&service("veras", &[("http", 80, "http")])).run(), "W6015")
+        told_by(&apply.input(service("veras", &[("http", 80, "http")])).run(), "W6015")
     }),
     case("W6016", "an editor who opens the mesh", |s| {
         let server = login(s, "eddy", "editor");
