@@ -9,7 +9,7 @@
 //! that of the crypto provider, for keys and serial numbers.
 //!
 //! Features: names ([`spiffe`]) are always there, so that deciders can depend on them alone; `tls` adds
-//! SVIDs, bundles, rotation and the rustls side; `ca` adds the certificate authority.
+//! SVIDs, bundles, rotation and the rustls side; `ca` adds the certificate authority; `jwt` the tokens of callers.
 
 #[cfg(feature = "tls")]
 pub mod bundle;
@@ -18,6 +18,8 @@ pub mod ca;
 #[cfg(feature = "tls")]
 pub mod csr;
 pub mod denied;
+#[cfg(feature = "jwt")]
+pub mod jwt;
 #[cfg(feature = "tls")]
 pub mod rotation;
 pub mod spiffe;
