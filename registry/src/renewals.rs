@@ -61,25 +61,20 @@ pub async fn check(core: &Core, caller: &Caller, node: &NodeName) -> Result<Rene
     let Some(presented) = presented(caller) else {
         return Err(Refusal::not_permitted("a certificate is renewed on a connection that proves it"));
     };
-    let (node_key, chain_key) = (layout::node(node), layout::renewals(node));
-    let (node_entry, chain_entry) = (core.store.get(&node_key).await?, core.store.get(&chain_key).await?);
-    let Some(node_entry) = node_entry else { return Err(banned(node)) };
+    let node_key = layout::node(node);
+    let chain = chain(core, node, &presented).await?;
+    let Some(node_entry) = core.store.get(&node_key).await? else { return Err(banned(node)) };
     let mut record = NodeRecord::decode(&node_entry.value).map_err(|_| unreadable(&node_key))?;
-    let chain = chain_entry.as_ref().map(|entry| decode(entry, &chain_key)).transpose()?;
-    let Some(chain) = chain else { return Err(banned(node)) };
+    let Some((chain_entry, chain)) = chain else { return Err(banned(node)) };
     if record.banned.contains(&presented) {
         return Err(banned(node));
     }
-    match chain.place_of(&presented) {
-        Place::Confirmed => {
-            // What was pending is lost, or in the hands of a copy: it is not good any more.
-            record.banned.extend(chain.pending);
-            record.banned.drain(..record.banned.len().saturating_sub(MAX_BANNED));
-        }
-        Place::Pending => {}
-        Place::Older => return Err(older(core, node, &presented)),
+    if chain.confirmed == presented {
+        // What was pending is lost, or in the hands of a copy: it is not good any more.
+        record.banned.extend(chain.pending);
+        record.banned.drain(..record.banned.len().saturating_sub(MAX_BANNED));
     }
-    let compares = [Some(node_entry), chain_entry].into_iter().flatten().map(unchanged).collect();
+    let compares = [node_entry, chain_entry].into_iter().map(unchanged).collect();
     Ok(Renewal { node: node.clone(), record, confirmed: presented, compares })
 }
 
@@ -93,25 +88,47 @@ pub async fn check(core: &Core, caller: &Caller, node: &NodeName) -> Result<Rene
 /// A refusal when the certificate is older than one that was presented since.
 pub async fn seen(core: &Core, caller: &Caller, node: &NodeName) -> Result<(), Refusal> {
     let Some(presented) = presented(caller) else { return Ok(()) };
-    let key = layout::renewals(node);
     for _ in 0..MAX_TRIES {
-        let Some(entry) = core.store.get(&key).await? else { return Ok(()) };
-        match decode(&entry, &key)?.place_of(&presented) {
-            Place::Confirmed => return Ok(()),
-            Place::Older => return Err(older(core, node, &presented)),
-            Place::Pending => {
-                let confirmed = Chain { confirmed: presented.clone(), pending: None };
-                match core.store.txn(vec![unchanged(entry)], vec![start(node, &confirmed)]).await {
-                    Ok(_) => return Ok(()),
-                    // It renewed at the same time; what it presented may be older by now.
-                    Err(StoreError::Conflict(_)) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
+        let Some((entry, chain)) = chain(core, node, &presented).await? else { return Ok(()) };
+        if chain.confirmed == presented {
+            return Ok(());
+        }
+        let confirmed = Chain { confirmed: presented.clone(), pending: None };
+        match core.store.txn(vec![unchanged(entry)], vec![start(node, &confirmed)]).await {
+            Ok(_) => return Ok(()),
+            // It renewed at the same time; what it presented may be older by now.
+            Err(StoreError::Conflict(_)) => {}
+            Err(error) => return Err(error.into()),
         }
     }
+    Err(changing(node))
+}
+
+/// The chain of `node`, in which `presented` has its place.
+///
+/// Another server may have renewed the certificate a moment ago, and what this one reads is what has come to it so far. So
+/// before a certificate is taken for a copy's, the store is asked whether that is all: or the newest of all, used at once
+/// at another server, would be refused and the alarm raised.
+async fn chain(core: &Core, node: &NodeName, presented: &str) -> Result<Option<(Entry, Chain)>, Refusal> {
+    let key = layout::renewals(node);
+    for _ in 0..MAX_TRIES {
+        let Some(entry) = core.store.get(&key).await? else { return Ok(None) };
+        let chain = decode(&entry, &key)?;
+        if chain.has(presented) {
+            return Ok(Some((entry, chain)));
+        }
+        match core.store.txn(vec![unchanged(entry)], Vec::new()).await {
+            Ok(_) => return Err(older(core, node, presented)),
+            Err(StoreError::Conflict(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(changing(node))
+}
+
+fn changing(node: &NodeName) -> Refusal {
     let what = format!("the renewals of node {node} change all the time");
-    Err(Refusal::new(Code::Aborted, catalogued(code::WRITE_CONFLICT, what)))
+    Refusal::new(Code::Aborted, catalogued(code::WRITE_CONFLICT, what))
 }
 
 fn presented(caller: &Caller) -> Option<String> {
@@ -131,23 +148,10 @@ fn older(core: &Core, node: &NodeName, presented: &str) -> Refusal {
     Refusal::denied(code::OLDER_COPY, what)
 }
 
-/// Where a certificate stands in a chain.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Place {
-    /// It is the newest that was presented.
-    Confirmed,
-    /// It was issued after that one, and is presented for the first time.
-    Pending,
-    /// It was replaced, or never was.
-    Older,
-}
-
 impl Chain {
-    fn place_of(&self, serial: &str) -> Place {
-        if self.confirmed == serial {
-            return Place::Confirmed;
-        }
-        if self.pending.as_deref() == Some(serial) { Place::Pending } else { Place::Older }
+    /// Whether it is the newest that was presented, or the one that was issued after it.
+    fn has(&self, serial: &str) -> bool {
+        self.confirmed == serial || self.pending.as_deref() == Some(serial)
     }
 }
 

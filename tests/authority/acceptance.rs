@@ -40,7 +40,15 @@ fn roots_issuers_and_leaves_rotate_servers_are_killed_in_turn_and_no_call_fails(
     let traffic = CALLERS.map(|host| Traffic::start(servers.mesh.host(host), loopback(UPSTREAM)));
     let flows = CALLERS.map(|host| Flows::start(servers.mesh.host(host), loopback(LONG)));
 
-    throughout("calls, rotations and kills go on", during, || servers.go_on());
+    throughout("calls, rotations and kills go on", during, || {
+        // At once, so that what the agents said last is about it.
+        match CALLERS.iter().zip(&flows).find(|(_, flows)| flows.has_failed()) {
+            Some((host, _)) => {
+                Err(format!("a flow of {host} failed: {:?}", refusals(&servers.mesh.agent_log(host))))
+            }
+            None => servers.go_on(),
+        }
+    });
 
     let lives: Vec<Duration> = flows.into_iter().flat_map(Flows::stop).collect();
     let calls: Vec<_> = traffic.into_iter().flat_map(Traffic::stop).collect();

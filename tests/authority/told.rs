@@ -15,10 +15,12 @@ pub(super) fn refused_handshakes(metrics: &str) -> Vec<String> {
     ended.filter(|line| !line.contains("result=\"ok\"") && !line.ends_with(" 0")).map(str::to_owned).collect()
 }
 
-/// The calls that an agent's access log tells a code of, for whoever looks into a failure.
+/// The newest calls that an agent's access log tells a code of, for whoever looks into a failure.
 pub(super) fn refusals(log: &str) -> Vec<String> {
     let coded = log.lines().filter(|line| line.contains("\"code\":\"W") || line.contains("code=W"));
-    coded.filter(|line| !line.contains("server lost")).map(|line| format!("{line}\n")).take(20).collect()
+    let mut told: Vec<_> =
+        coded.filter(|line| !line.contains("server lost")).map(|line| format!("{line}\n")).collect();
+    told.split_off(told.len().saturating_sub(20))
 }
 
 /// The sequence numbers of the bundles that an agent put in force, in the order of its log.
@@ -61,6 +63,11 @@ impl Flows {
             }
         });
         Self { stop, worker }
+    }
+
+    /// Whether one could not be opened, or did not answer, at the first try.
+    pub(super) fn has_failed(&self) -> bool {
+        self.worker.is_finished()
     }
 
     /// How long each flow lasted that ended.

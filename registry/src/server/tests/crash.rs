@@ -5,14 +5,14 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU8, Ordering},
     },
 };
 
 use futures_util::future::BoxFuture;
 use tokio::{sync::mpsc, task::JoinSet};
-use tonic::transport::Channel;
+use tonic::{Code, transport::Channel};
 use weft_api::{
     channel::{ALPN_H2, connect, connect_unix},
     pb::{
@@ -29,6 +29,7 @@ use weft_identity::{
 
 use super::{agent_token, issue_by, join_by, workload};
 use crate::{
+    alarms::Alarm,
     authority::InstanceAuthority,
     clock::Clock,
     config::Config,
@@ -36,6 +37,7 @@ use crate::{
     harness::agent,
     issuer::Issuer,
     layout,
+    renewals::{self, Chain},
     samples::{self, Rig as Shop},
     store::{
         Entry, Key, LeaseId, Page, Prefix, Revision, Status, Store, StoreError, Ttl, Txn, Watch,
@@ -107,7 +109,7 @@ fn the_child_serves_until_it_is_killed() {
 async fn iss_07_what_the_store_did_not_take_is_not_given_out() {
     let shop = Shop::start().await;
     shop.put_shop().await;
-    let store = Arc::new(Moody { inner: Arc::clone(&shop.core.store), mood: AtomicU8::new(WELL) });
+    let store = Arc::new(Moody::over(&shop));
     let (issuer, _state) = issuer(&shop, Arc::clone(&store) as Arc<dyn Store>).await;
     let caller = agent("hostb", samples::far());
     let ask = async || {
@@ -132,6 +134,38 @@ async fn iss_07_what_the_store_did_not_take_is_not_given_out() {
     assert_eq!(logged().await, before + 2);
 }
 
+/// What a server reads of etcd is what has come to it so far. Another one has renewed the certificate just now, and the agent
+/// comes with it at once: that is no copy (ISS-04).
+#[tokio::test]
+async fn iss_04_a_certificate_that_another_server_has_just_given_out_is_no_copys() {
+    let shop = Shop::start().await;
+    let (node, caller) = ("hostb".parse().unwrap(), agent("hostb", samples::far()));
+    let presented = caller.peer.as_ref().unwrap().serial.to_string();
+    let write = async |confirmed: &str, pending: Option<&str>| {
+        let chain = Chain { confirmed: confirmed.to_owned(), pending: pending.map(ToOwned::to_owned) };
+        shop.core.store.txn(Vec::new(), vec![renewals::start(&node, &chain)]).await.unwrap();
+    };
+    let read = async || shop.core.store.get(&layout::renewals(&node)).await.unwrap().unwrap();
+    write("01", None).await;
+    let store = Arc::new(Moody::over(&shop));
+    let core = Core { store: Arc::clone(&store) as Arc<dyn Store>, ..shop.core.as_ref().clone() };
+
+    *store.old.lock().unwrap() = Some(read().await);
+    write("01", Some(&presented)).await;
+    renewals::seen(&core, &caller, &node).await.unwrap();
+    assert!(String::from_utf8_lossy(&read().await.value).contains(&presented));
+    assert_eq!(core.alarms.count(Alarm::OlderCopy), 0);
+
+    // One that was replaced everywhere is refused by whoever knows it, and by whoever learns of it now.
+    write("02", None).await;
+    let refused = renewals::seen(&core, &caller, &node).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    *store.old.lock().unwrap() = Some(read().await);
+    write("03", None).await;
+    assert_eq!(renewals::check(&core, &caller, &node).await.unwrap_err().code(), Code::PermissionDenied);
+    assert_eq!(core.alarms.count(Alarm::OlderCopy), 2);
+}
+
 const WELL: u8 = 0;
 const REFUSES: u8 = 1;
 const FORGETS_TO_SAY: u8 = 2;
@@ -140,10 +174,22 @@ const FORGETS_TO_SAY: u8 = 2;
 struct Moody {
     inner: Arc<dyn Store>,
     mood: AtomicU8,
+    /// What stood under a key, and is shown until a conflict is told.
+    old: Mutex<Option<Entry>>,
+}
+
+impl Moody {
+    fn over(shop: &Shop) -> Self {
+        Self { inner: Arc::clone(&shop.core.store), mood: AtomicU8::new(WELL), old: Mutex::default() }
+    }
 }
 
 impl Store for Moody {
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Entry>, StoreError>> {
+        let old = self.old.lock().unwrap().clone().filter(|entry| entry.key == *key);
+        if old.is_some() {
+            return Box::pin(async move { Ok(old) });
+        }
         self.inner.get(key)
     }
 
@@ -164,7 +210,13 @@ impl Store for Moody {
                     self.inner.commit(txn).await?;
                     Err(StoreError::Closed)
                 }
-                _ => self.inner.commit(txn).await,
+                _ => {
+                    let done = self.inner.commit(txn).await;
+                    if matches!(done, Err(StoreError::Conflict(_))) {
+                        *self.old.lock().unwrap() = None;
+                    }
+                    done
+                }
             }
         })
     }
