@@ -24,6 +24,7 @@ const AGENT_METRICS: &[&str] = &[
     "weft_authz_decisions_total",
     "weft_identity_certificate_expiry_seconds",
     "weft_identity_renewals_total",
+    "weft_identity_renewals_overdue",
     "weft_config_revision",
 ];
 

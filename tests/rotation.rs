@@ -1,4 +1,4 @@
-//! Identities renew while traffic flows, and expire when nobody renews them.
+//! Identities renew while traffic flows, with and without servers. What happens when nobody renews them is in `outages`.
 
 use std::time::Duration;
 
@@ -29,30 +29,6 @@ fn no_call_fails_over_three_lives_of_a_certificate() {
     assert!(failed.is_empty(), "{} of {} calls failed: {:?}", failed.len(), calls.len(), failed.first());
     let moved = expiry(&mesh) - first;
     assert!(moved > LIFE.as_secs_f64(), "expiry moved by {moved} s in {:?}", watch.elapsed());
-}
-
-#[test]
-fn nodes_whose_certificates_expired_are_out_until_they_join_anew() {
-    let (mut mesh, _program) = scene();
-    let hosta = mesh.host("hosta").clone();
-    mesh.kill_server();
-
-    eventually("calls are refused once the certificate has expired", LIFE + Duration::from_secs(5), || {
-        match hosta.enter(|| load::call(loopback(UPSTREAM))) {
-            Ok(()) => Err("a call passed".to_owned()),
-            Err(_) => Ok(()),
-        }
-    });
-    mesh.start_server();
-    mesh.wait_for_server();
-    for node in ["hosta", "hostb"] {
-        mesh.kill_agent(node);
-        mesh.join(node, &mesh.token(node, &["--replace"])).expect_success();
-        mesh.start_agent(node);
-    }
-    eventually("calls work again with new certificates", LIFE, || {
-        hosta.enter(|| load::call(loopback(UPSTREAM)))
-    });
 }
 
 #[test]

@@ -2,14 +2,17 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
-use tonic::{Status, transport::Channel};
+use tonic::{Status, body::Body, transport::Channel};
+use tower::{ServiceExt as _, util::MapResponse};
 use weft_api::{
     channel,
     fault::Fault,
     pb::{agent::agent_client::AgentClient, management::management_client::ManagementClient},
+    staleness,
 };
 use weft_policy::code;
 
@@ -20,7 +23,9 @@ use crate::{
 };
 
 /// The server as a person sees it.
-pub(crate) type Management = ManagementClient<Channel>;
+pub(crate) type Management = ManagementClient<MapResponse<Channel, Note>>;
+/// Looks at the headers of an answer.
+type Note = fn(http::Response<Body>) -> http::Response<Body>;
 /// The host's agent as a person sees it.
 pub(crate) type Agent = AgentClient<Channel>;
 
@@ -78,17 +83,37 @@ pub(crate) async fn server(global: &Global) -> Result<Management, CliError> {
             return server_at(Path::new(address)).await;
         }
         let identity = crate::identity::person::load()?;
-        let channel = identity.connect(address, global.timeout).await?;
-        return Ok(ManagementClient::new(channel));
+        return Ok(management(identity.connect(address, global.timeout).await?));
     }
     let (channel, _) = first_that_answers(Peer::Server, &paths::socket_candidates("server.sock")).await?;
-    Ok(ManagementClient::new(channel))
+    Ok(management(channel))
+}
+
+fn management(channel: Channel) -> Management {
+    let note: Note = |answer| {
+        if let Some(age) = staleness::of(answer.headers()) {
+            STALE_MS.store(u64::try_from(age.as_millis()).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
+        }
+        answer
+    };
+    ManagementClient::new(channel.map_response(note))
+}
+
+/// The age of the newest answer that was out of date, in milliseconds; 0 for none. A process is one command.
+static STALE_MS: AtomicU64 = AtomicU64::new(0);
+
+/// How old what the server has answered is, if its store does not answer it.
+pub(crate) fn stale_for() -> Option<Duration> {
+    match STALE_MS.load(Ordering::Relaxed) {
+        0 => None,
+        millis => Some(Duration::from_millis(millis)),
+    }
 }
 
 /// Connects to the server that listens on the socket at `path`.
 pub(crate) async fn server_at(path: &Path) -> Result<Management, CliError> {
     let (channel, _) = first_that_answers(Peer::Server, &[path.to_owned()]).await?;
-    Ok(ManagementClient::new(channel))
+    Ok(management(channel))
 }
 
 /// The socket by which [`server`] reaches a server of this host.

@@ -35,6 +35,9 @@ fn main() -> ExitCode {
         run::logs::start(&cli.global);
     }
     let outcome = dispatch(cli, &output);
+    if let Some(age) = client::stale_for() {
+        output.stale(age);
+    }
     match outcome {
         Ok(code) => code,
         Err(error) => error.report(&output),

@@ -1,6 +1,7 @@
 //! What is printed and how: data to standard output, talk to standard error (cli.md 4.2).
 
 use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
 
 use comfy_table::{Table, presets};
 use serde_json::Value;
@@ -121,6 +122,18 @@ impl Output {
         if !self.quiet {
             // Talk that cannot be written has no reader.
             let _ = writeln!(std::io::stderr().lock(), "{mark}{}", printable(text));
+        }
+    }
+
+    /// What was shown is as of `age` ago: on standard error, with `-o json` as the object that an error is.
+    pub(crate) fn stale(&self, age: Duration) {
+        let code = code::STORE_UNAVAILABLE;
+        let what = format!("as of {} s ago: the store does not answer", age.as_secs());
+        match self.format {
+            Format::Json if !self.quiet => self.tell(Level::Warning, &Fault::new(code, what)),
+            Format::Json | Format::Yaml | Format::Table | Format::Wide | Format::Name => {
+                self.talk(format!("{what} ({code})"));
+            }
         }
     }
 

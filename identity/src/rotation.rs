@@ -39,6 +39,37 @@ pub const BACKOFF_FLOOR: Duration = Duration::from_millis(100);
 /// How far issuers date notBefore back; that part of the validity was never usable.
 pub const BACKDATE: Duration = Duration::from_secs(60);
 
+/// The part of its usable life that an SVID has left when its renewal is overdue: a twentieth of it after the last moment
+/// at which it is asked for.
+const OVERDUE: f64 = 1.0 - RENEWAL_WINDOW.1 - 0.05;
+
+/// The part that is left when somebody must see to it at once (security.md 3.5).
+const ENDING: f64 = 0.25;
+
+/// How late the renewal of an SVID is.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Lateness {
+    /// It is not late.
+    OnTime,
+    /// Less than 0.4 of its usable life is left: it should have been renewed.
+    Overdue,
+    /// Less than a quarter is left.
+    Ending,
+}
+
+/// How late the renewal of an SVID is at `now`; one that has expired is [`Lateness::Ending`].
+pub fn lateness(validity: &Validity, now: SystemTime) -> Lateness {
+    let life = validity.period().saturating_sub(BACKDATE);
+    let left = validity.remaining(now);
+    if left < life.mul_f64(ENDING) || left.is_zero() {
+        Lateness::Ending
+    } else if left < life.mul_f64(OVERDUE) {
+        Lateness::Overdue
+    } else {
+        Lateness::OnTime
+    }
+}
+
 /// What the caller has to do next.
 #[derive(Clone, Debug)]
 pub enum Action {

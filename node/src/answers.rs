@@ -1,13 +1,20 @@
 //! What the admin pages show of a running agent, and the conditions that readiness is made of.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use serde_json::{Value, json};
+use weft_identity::{
+    rotation::{Lateness, lateness},
+    tls::SvidSlot,
+};
 
 use crate::{
     admin::{dump::Dump, readiness::Condition},
     drain::Phase,
-    local_api::rfc3339,
+    local_api::{must_join_again, rfc3339},
     shared::Shared,
     telemetry::metrics::EndpointCounts,
 };
@@ -97,7 +104,7 @@ fn look(shared: &Shared) {
     };
     let now = shared.clock.wall();
     let valid = shared.node_slot.load().is_some_and(|held| held.svid().validity().contains(now));
-    told(Condition::Identity, (!valid).then(|| "the agent's own certificate has expired".to_owned()));
+    told(Condition::Identity, (!valid).then(|| must_join_again(&shared.node_id)));
     let anchored =
         shared.bundles.load().get(&shared.trust_domain).is_some_and(|b| !b.anchors(now).is_empty());
     told(Condition::Bundle, (!anchored).then(|| "no root of the trust domain is valid".to_owned()));
@@ -119,6 +126,7 @@ fn look(shared: &Shared) {
         Condition::Workloads,
         (!waiting.is_empty()).then(|| format!("without certificate or registration: {}", waiting.join(", "))),
     );
+    shared.report.metrics.overdue(count_late(shared, now));
     let link = shared.link.state();
     told(Condition::Server, link.channel.is_none().then(|| format!("not connected: {}", link.why_not)));
     told(Condition::Serving, (shared.drain.phase() != Phase::Running).then(|| "draining".to_owned()));
@@ -130,4 +138,17 @@ fn look(shared: &Shared) {
         shared.report.metrics.endpoints(&service, Some(counts));
     }
     shared.report.metrics.circuits_open(open);
+}
+
+/// How many certificates are overdue, and how many of them end soon or have ended. What never had one is not late.
+fn count_late(shared: &Shared, now: SystemTime) -> [usize; 2] {
+    let late = |slot: &SvidSlot, had_one: bool| match slot.load() {
+        Some(held) => lateness(&held.svid().validity(), now),
+        None if had_one => Lateness::Ending,
+        None => Lateness::OnTime,
+    };
+    let locals = shared.locals.all();
+    let workloads = locals.iter().map(|workload| late(&workload.slot, workload.registration().is_some()));
+    let late: Vec<_> = workloads.chain([late(&shared.node_slot, true)]).collect();
+    [Lateness::Overdue, Lateness::Ending].map(|least| late.iter().filter(|late| **late >= least).count())
 }

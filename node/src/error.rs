@@ -39,6 +39,12 @@ pub enum FlowError {
         /// Who should call or serve.
         workload: String,
     },
+    /// The workload's SVID has expired and could not be renewed.
+    #[error("the certificate of {workload} has expired, and no server has renewed it")]
+    IdentityExpired {
+        /// Who should call or serve.
+        workload: String,
+    },
     /// This agent has no snapshot yet: it knows neither services nor rules.
     #[error("this agent has no policy yet")]
     NoSnapshot,
@@ -216,6 +222,9 @@ impl FlowError {
             Self::NoIdentity { .. } => {
                 Class::new(ResetCode::IdentityExpired, "no_identity", Never, code::NO_SVID_YET)
             }
+            Self::IdentityExpired { .. } => {
+                Class::new(ResetCode::IdentityExpired, "identity_expired", Never, code::OWN_SVID_EXPIRED)
+            }
             Self::NoSnapshot => Class::new(ResetCode::PolicyDenied, "no_snapshot", Never, code::NO_SNAPSHOT),
             Self::UnknownService { .. } => {
                 Class::new(ResetCode::NoRoute, "unknown_service", Never, code::UNKNOWN_SERVICE)
@@ -295,6 +304,7 @@ impl FlowError {
                 fault.fix("connect without the proxy, or call it as a service:   weft call <service>")
             }
             Self::NoIdentity { .. }
+            | Self::IdentityExpired { .. }
             | Self::NoSnapshot
             | Self::UnknownService { .. }
             | Self::UnknownPort { .. }

@@ -234,7 +234,7 @@ pub(crate) fn keep_only(directory: &Path, names: &[String]) -> Result<(), FileEr
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl StateDir {
@@ -245,10 +245,16 @@ impl StateDir {
     /// [`FileError::InUse`] when another agent holds it, else as [`private_dir`].
     pub fn open(path: &Path) -> Result<Self, FileError> {
         private_dir(path)?;
-        let lock = lock(path)?;
+        let lock = Some(lock(path)?);
         let state = Self { path: path.into(), _lock: lock };
         state.sweep()?;
         Ok(state)
+    }
+
+    /// The directory of an agent that runs, for the one thing that is done beside it: joining again
+    /// ([`crate::join::join`]).
+    pub(crate) fn beside(path: &Path) -> Self {
+        Self { path: path.into(), _lock: None }
     }
 
     /// The directory itself.

@@ -4,7 +4,10 @@
 //! first contact is already authenticated: the server must chain to a root whose fingerprint the token carries and be
 //! `/server/*` of the token's trust domain. The key is born here and stays here.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
@@ -29,6 +32,7 @@ use weft_policy::{
 
 use crate::{
     app::fault_of,
+    clock::Clock,
     config::Config,
     files::{FileError, StateDir},
 };
@@ -182,12 +186,40 @@ pub fn join(token: &JoinToken, config: &Config) -> Result<Joined, JoinError> {
     if node != config.node.as_str() {
         return Err(JoinError::OtherNode { token: node.clone(), node: config.node.to_string() });
     }
-    let state = StateDir::open(&config.state_dir)?;
+    let state = state_of(config, token)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(JoinError::Runtime)?;
     let outcome = runtime.block_on(async { tokio::time::timeout(JOIN_WITHIN, ask(token, node)).await });
     let (response, key) = outcome.map_err(|_| JoinError::TimedOut)??;
     keep(token, &response, key, &state)
+}
+
+/// The directory that the identity is kept in. An agent that runs has it for itself, unless its own certificate has ended:
+/// then it waits for another one, which it takes up without a restart ([`rejoined`]).
+fn state_of(config: &Config, token: &JoinToken) -> Result<StateDir, FileError> {
+    match StateDir::open(&config.state_dir) {
+        Err(FileError::InUse { path, holder }) => {
+            let beside = StateDir::beside(&config.state_dir);
+            let waits = kept_svid(&beside).is_some_and(|svid| {
+                let same = svid.id().trust_domain() == &token.trust_domain;
+                same && svid.validity().not_after <= Clock::system().wall()
+            });
+            if waits { Ok(beside) } else { Err(FileError::InUse { path, holder }) }
+        }
+        opened => opened,
+    }
+}
+
+fn kept_svid(files: &StateDir) -> Option<Svid> {
+    let pem = files.read(NODE_PEM).ok()??;
+    Svid::from_pem(std::str::from_utf8(&pem).ok()?).ok()
+}
+
+/// What a join has left beside an agent whose certificate had ended: the node's SVID and the bundle; `None` before that.
+pub(crate) fn rejoined(files: &StateDir, node: &SpiffeId, now: SystemTime) -> Option<(Svid, TrustBundle)> {
+    let svid = kept_svid(files).filter(|svid| svid.id() == node && svid.validity().contains(now))?;
+    let bundle = files.read(BUNDLE).ok()??;
+    Some((svid, TrustBundle::from_jwks(node.trust_domain().clone(), &bundle).ok()?))
 }
 
 /// A connection to a server that the token vouches for.
@@ -249,9 +281,10 @@ fn keep(
         cluster: record.cluster.clone(),
         server: record.servers.join(", "),
     };
-    // The record is written last: without it the node counts as not joined.
-    state.write(NODE_PEM, svid.to_pem().as_bytes())?;
+    // The record is written last: without it the node counts as not joined. An agent that waits to be joined again looks
+    // at the SVID, so that comes after the bundle.
     state.write(BUNDLE, bundle.to_jwks().as_bytes())?;
+    state.write(NODE_PEM, svid.to_pem().as_bytes())?;
     let text = serde_json::to_vec_pretty(&record).unwrap_or_default();
     state.write(JOIN_RECORD, &text)?;
     Ok(joined)

@@ -6,7 +6,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -37,6 +40,7 @@ pub struct LocalWorkload {
     registration: ArcSwapOption<Registration>,
     announced: ArcSwapOption<Registration>,
     unregistered: ArcSwapOption<Fault>,
+    expired: AtomicBool,
 }
 
 /// What the server answered to a registration.
@@ -72,7 +76,19 @@ impl LocalWorkload {
             registration: ArcSwapOption::empty(),
             announced: ArcSwapOption::empty(),
             unregistered: ArcSwapOption::empty(),
+            expired: AtomicBool::new(false),
         }
+    }
+
+    /// Whether it has no SVID because the last one expired.
+    #[must_use]
+    pub fn has_expired(&self) -> bool {
+        self.expired.load(Ordering::Relaxed)
+    }
+
+    /// Notes that its SVID has expired, or that it has a new one.
+    pub(crate) fn set_expired(&self, expired: bool) {
+        self.expired.store(expired, Ordering::Relaxed);
     }
 
     /// What the server said last, if it ever did.

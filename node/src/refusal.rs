@@ -153,6 +153,7 @@ fn http_status(code: &str) -> (u16, &'static str) {
         code::TOO_MANY_CONNECTIONS,
         code::NO_SNAPSHOT,
         code::NO_SVID_YET,
+        code::OWN_SVID_EXPIRED,
     ];
     if is(&[code::AMBIGUOUS_WORKLOAD, code::BAD_CREDENTIAL, code::BAD_PROXY_CREDENTIAL]) {
         (407, "Proxy Authentication Required")

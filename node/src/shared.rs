@@ -249,6 +249,9 @@ impl Shared {
         let (id, not_after) = (svid.id().clone(), svid.validity().not_after);
         self.report.metrics.certificate(&id, Some(not_after));
         slot.publish(svid);
+        if let Holder::Workload(workload) = holder {
+            workload.set_expired(false);
+        }
         if old.is_none() {
             self.proven.send_modify(|count| *count += 1);
         }
@@ -270,6 +273,7 @@ impl Shared {
         match holder {
             Holder::Node => self.node_slot.withdraw(),
             Holder::Workload(workload) => {
+                workload.set_expired(true);
                 workload.slot.withdraw();
                 for plane in self.planes() {
                     plane.pool.close_where(CloseCode::IdentityExpired, |key| key.source == workload.identity);

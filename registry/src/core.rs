@@ -1,10 +1,14 @@
 //! What the services of the plane share.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::info;
 use weft_api::pb::management::{
     AuthorityStatus, CreateTokenRequest, CreateTokenResponse, ListTokensResponse, Problem,
     RotateAuthorityRequest, RotateAuthorityResponse, ShowAuthorityResponse,
@@ -13,9 +17,18 @@ use weft_identity::{bundle::TrustBundle, spiffe::TrustDomain};
 use weft_policy::{limit::Rate, model::HostPort, name::ClusterName};
 
 use crate::{
-    alarms::Alarms, audit::Audit, clock::Clock, keeper::WorldHandle, metrics::RegistryMetrics,
-    presence::Presence, refusal::Refusal, replicas::watch::Servers, roles::Caller, seal::SealedStore,
-    shared_uid::SharedUid, store::Store,
+    alarms::Alarms,
+    audit::Audit,
+    clock::Clock,
+    keeper::WorldHandle,
+    metrics::RegistryMetrics,
+    presence::Presence,
+    refusal::Refusal,
+    replicas::{signing, watch::Servers},
+    roles::Caller,
+    seal::SealedStore,
+    shared_uid::SharedUid,
+    store::Store,
 };
 
 /// The version that is told to agents and people.
@@ -42,6 +55,8 @@ pub struct Core {
     pub presence: Presence,
     /// Where agents reach this server.
     pub addresses: Arc<[HostPort]>,
+    /// Set once this server, which another one has let in, signs with its own key: it does not stop again.
+    pub signing: Arc<AtomicBool>,
     /// The servers that are there; none while this one is alone and says nothing (an embedded store).
     pub servers: watch::Receiver<Servers>,
     /// The trust bundle, as agents are told it.
@@ -71,8 +86,17 @@ impl Core {
     #[must_use]
     pub fn signs(&self) -> bool {
         let catalog = self.world.catalog();
-        let admitted = catalog.servers().get(&self.instance);
-        admitted.is_none_or(|server| server.record.signs_from <= self.clock.now())
+        let Some(admitted) = catalog.servers().get(&self.instance) else { return true };
+        if self.signing.load(Ordering::Relaxed) {
+            return true;
+        }
+        let (record, served) = (&admitted.record, self.clock.uptime());
+        let lacking = || self.presence.lacking(&catalog, record.bundle, served);
+        let begins = signing::begins(record, self.clock.now(), served, lacking);
+        if begins && !self.signing.swap(true, Ordering::Relaxed) {
+            info!(instance = self.instance, "this server signs with its own key from now on");
+        }
+        begins
     }
 
     /// Where a server of the mesh is reached: this one first, then the others that are there.

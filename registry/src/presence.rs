@@ -6,6 +6,7 @@
 //! Invariant: of one node, one connection at a time is current, that of the newest boot; the others are told.
 
 mod elsewhere;
+mod lacking;
 
 use std::{
     collections::BTreeMap,

@@ -74,6 +74,8 @@ pub struct ServerRecord {
     pub admitted: SystemTime,
     /// Before that it has others sign: agents that were away must have come back for its root.
     pub signs_from: SystemTime,
+    /// The sequence of the first trust bundle with its root, which connected agents must have acknowledged as well.
+    pub bundle: u64,
 }
 
 /// A record of the store.
@@ -126,6 +128,7 @@ struct RawServer {
     token: String,
     admitted: u64,
     signs_from: u64,
+    bundle: u64,
 }
 
 /// Reads an optional value that must be written, be it as `null`: one that was lost never reads as "none" or "any".
@@ -235,6 +238,7 @@ impl Record for ServerRecord {
             token: self.token.clone(),
             admitted: unix_seconds(self.admitted),
             signs_from: unix_seconds(self.signs_from),
+            bundle: self.bundle,
         })
     }
 
@@ -251,6 +255,7 @@ impl Record for ServerRecord {
             token: raw.token,
             admitted: time(raw.admitted)?,
             signs_from: time(raw.signs_from)?,
+            bundle: raw.bundle,
         })
     }
 }
@@ -288,6 +293,7 @@ mod tests {
             token: "t-1".to_owned(),
             admitted: at(1_800_000_000),
             signs_from: at(1_800_086_400),
+            bundle: 7,
         }
     }
 

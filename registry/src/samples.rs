@@ -269,6 +269,7 @@ impl Rig {
             bundle: told,
             metrics,
             addresses: Arc::new([]),
+            signing: Arc::default(),
             servers: watch::Sender::default().subscribe(),
             shared_uid: Default::default(),
             draining: Default::default(),

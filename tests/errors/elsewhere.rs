@@ -126,7 +126,11 @@ pub(crate) const TESTS: &[Elsewhere] = &[
         "a_store_that_was_not_filled_to_its_end_is_refused_until_it_is",
     ),
     // Somebody who writes into the store past the server.
-    elsewhere("W6060", "registry/src/store/etcd/tests/sealed.rs", "an_etcd_writer_cannot_widen_a_policy"),
+    elsewhere(
+        "W6060",
+        "registry/src/store/etcd/tests/sealed.rs",
+        "etcd_09_an_etcd_writer_cannot_widen_a_policy",
+    ),
     // A further server: before it was let in, and while nobody signs for it.
     elsewhere("W6070", "tests/replicas.rs", "a_second_server_is_let_in_shares_the_agents_and_goes_on_alone"),
     elsewhere(

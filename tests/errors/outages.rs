@@ -71,6 +71,14 @@ pub(crate) const CASES: &[Case] = &[
         s.mesh.set_clock("late", 15 * HOUR);
         problem(s, "late", &["agent", "status"], "W3012")
     }),
+    case("W3028", "a certificate that is not renewed and ends soon", |s| {
+        s.mesh.set_clock("late", 19 * HOUR);
+        problem(s, "late", &["agent", "status"], "W3028")
+    }),
+    case("W3029", "a node whose own certificate has expired", |s| {
+        s.mesh.set_clock("late", 25 * HOUR);
+        problem(s, "late", &["agent", "status"], "W3029")
+    }),
 ];
 
 /// What `weft status` or `weft agent status` tells.

@@ -36,8 +36,11 @@ use crate::process::{Finished, Process, Program};
 /// The host of the server.
 pub const CTL: &str = "ctl";
 
-/// Where etcd is asked, on the server's host.
+/// Where etcd is asked, on the server's host: its first member.
 pub const ETCD: &str = "http://127.0.0.1:2379";
+
+/// The port of that member; each further one has ports higher by 100.
+pub const ETCD_PORT: u16 = 2379;
 
 /// Where each process tells whether it is ready.
 const METRICS: u16 = 7402;
@@ -50,7 +53,7 @@ const READY: Duration = Duration::from_secs(30);
 pub struct Mesh {
     agents: BTreeMap<String, Option<Process>>,
     server: Option<Process>,
-    etcd: Option<Process>,
+    etcd: Vec<Option<Process>>,
     disks: BTreeMap<String, Disk>,
     clocks: BTreeSet<String>,
     network: Network,
@@ -168,34 +171,67 @@ impl Mesh {
         agent.unwrap_or_else(|| panic!("no agent runs on {node}")).kill();
     }
 
-    /// Starts etcd on the server's host; what it kept at an earlier start is still there. It need not be ready yet.
+    /// Starts every member of etcd on the server's host; what they kept at an earlier start is still there. They need not be
+    /// ready yet.
     ///
     /// # Panics
     ///
-    /// If it cannot be started.
+    /// If one cannot be started.
     #[track_caller]
     pub fn start_etcd(&mut self) {
-        let host = self.host(CTL);
-        let peer = "http://127.0.0.1:2380";
-        let program = host
-            .program("etcd")
-            .arg("--data-dir")
-            .arg(host.folder().join("etcd"))
-            .args(["--listen-client-urls", ETCD, "--advertise-client-urls", ETCD])
-            .args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer])
-            .args(["--initial-cluster", &format!("default={peer}")])
-            .args(["--heartbeat-interval", "50", "--election-timeout", "300"]);
-        self.etcd = Some(program.start());
+        (0..self.etcd.len()).for_each(|member| self.start_etcd_member(member));
     }
 
-    /// Kills etcd as `kill -9` does.
+    /// Starts the member of that number.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be started, or there is none of that number.
+    #[track_caller]
+    pub fn start_etcd_member(&mut self, member: usize) {
+        let host = self.host(CTL);
+        let peer = |member| format!("http://127.0.0.1:{}", etcd_port(member) + 1);
+        let all: Vec<_> = (0..self.etcd.len()).map(|each| format!("m{each}={}", peer(each))).collect();
+        let (client, peer) = (etcd_endpoint(member), peer(member));
+        let program = host
+            .program("etcd")
+            .args(["--name", &format!("m{member}"), "--data-dir"])
+            .arg(host.folder().join(format!("etcd/{member}")))
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &all.join(",")])
+            .args(["--heartbeat-interval", "50", "--election-timeout", "300"]);
+        self.etcd[member] = Some(program.start());
+    }
+
+    /// The running member of that number, to be sent signals.
     ///
     /// # Panics
     ///
     /// If it does not run.
     #[track_caller]
+    pub fn etcd_member(&mut self, member: usize) -> &mut Process {
+        self.etcd[member].as_mut().expect("the member runs")
+    }
+
+    /// Kills every member of etcd as `kill -9` does.
+    ///
+    /// # Panics
+    ///
+    /// If one does not run.
+    #[track_caller]
     pub fn kill_etcd(&mut self) {
-        self.etcd.take().expect("etcd runs").kill();
+        (0..self.etcd.len()).for_each(|member| self.kill_etcd_member(member));
+    }
+
+    /// Kills the member of that number.
+    ///
+    /// # Panics
+    ///
+    /// If it does not run.
+    #[track_caller]
+    pub fn kill_etcd_member(&mut self, member: usize) {
+        self.etcd[member].take().expect("the member runs").kill();
     }
 
     /// From its next start on the server keeps the mesh in etcd.
@@ -208,7 +244,8 @@ impl Mesh {
         let file = server_config(self.host(CTL));
         let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         let path = state_dir(self.host(CTL)).join("server");
-        let store = format!("store: {{etcd: {{path: {path:?}, endpoints: [{ETCD:?}]}}}}");
+        let endpoints: Vec<_> = (0..self.etcd.len()).map(etcd_endpoint).collect();
+        let store = format!("store: {{etcd: {{path: {path:?}, endpoints: {endpoints:?}}}}}");
         let line = |line: &str| if line.starts_with("store:") { store.clone() } else { line.to_owned() };
         let text: Vec<String> = text.lines().map(line).collect();
         fs::write(&file, text.join("\n") + "\n")
@@ -289,6 +326,15 @@ impl Mesh {
     /// If they cannot be read.
     pub fn metrics(&self, host: &str) -> Result<String, String> {
         get(self.host(host), "/metrics")
+    }
+
+    /// Status and body of `path` at the metrics port of the process on `host`: `/readyz`, `/livez`.
+    ///
+    /// # Errors
+    ///
+    /// If nothing answers.
+    pub fn page(&self, host: &str, path: &str) -> Result<(u16, String), String> {
+        http_get(self.host(host), loopback(METRICS), path)
     }
 
     /// The access log of the agent on `node`, and what it has said otherwise, so far.
@@ -411,6 +457,14 @@ fn server_config(host: &Host) -> PathBuf {
 /// Where the configuration of an agent stands.
 fn agent_config(host: &Host) -> PathBuf {
     host.folder().join("agent.yaml")
+}
+
+fn etcd_port(member: usize) -> u16 {
+    ETCD_PORT + 100 * u16::try_from(member).expect("a cluster has few members")
+}
+
+fn etcd_endpoint(member: usize) -> String {
+    format!("http://127.0.0.1:{}", etcd_port(member))
 }
 
 /// Where the process on `host` keeps its state.

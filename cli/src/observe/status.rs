@@ -252,6 +252,7 @@ fn server_json(status: &StatusResponse) -> Value {
                "objects": p.objects.iter().map(named).collect::<Vec<_>>(), "failed": p.failed})
     };
     json!({
+        "staleSeconds": client::stale_for().map(|age| age.as_secs()),
         "trustDomain": status.trust_domain, "cluster": status.cluster, "instance": status.instance,
         "version": status.version, "revision": status.revision, "denied": status.denied, "uptimeSeconds": status.uptime_seconds,
         "agents": status.agents.iter().map(agent_json).collect::<Vec<_>>(),

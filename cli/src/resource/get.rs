@@ -119,9 +119,18 @@ async fn show_list(
 ) -> Result<(), CliError> {
     let objects = list_all(client, kind, selector, global).await?.objects;
     if output.is_structured() {
-        return output.object(&json!({ "items": objects }));
+        return output.object(&listed(objects));
     }
     print_list(kind, &objects, global, output)
+}
+
+/// A list for programs, with its age when the server's store does not answer.
+fn listed(items: Vec<Value>) -> Value {
+    let mut list = json!({ "items": items });
+    if let Some(age) = client::stale_for() {
+        list["staleSeconds"] = age.as_secs().into();
+    }
+    list
 }
 
 /// A table, or the word that there is nothing.
@@ -161,7 +170,7 @@ fn show_agents(global: &Global, output: &Output) -> Result<ExitCode, CliError> {
     let status = client::block_on(global, async |client| client.status(StatusRequest {}).await)?;
     if output.is_structured() {
         let items: Vec<_> = status.agents.iter().map(crate::observe::status::agent_json).collect();
-        output.object(&json!({ "items": items }))?;
+        output.object(&listed(items))?;
         return Ok(ExitCode::SUCCESS);
     }
     if output.format() == Format::Name {

@@ -24,6 +24,26 @@ fn an_svid_is_asked_for_published_and_renewed_in_the_middle_of_its_life() {
 }
 
 #[test]
+fn a_renewal_is_late_by_what_is_left_of_the_life_that_could_be_used() {
+    for life in [20, 300, DAY] {
+        let validity = Validity { not_before: at(0) - BACKDATE, not_after: at(life) };
+        let late = |part: f64| lateness(&validity, at(0) + Duration::from_secs(life as u64).mul_f64(part));
+        for (part, expected) in [
+            (0.0, Lateness::OnTime),
+            (0.55, Lateness::OnTime),
+            (0.59, Lateness::OnTime),
+            (0.61, Lateness::Overdue),
+            (0.74, Lateness::Overdue),
+            (0.76, Lateness::Ending),
+            (1.0, Lateness::Ending),
+            (2.0, Lateness::Ending),
+        ] {
+            assert_eq!(late(part), expected, "{part} of {life} s");
+        }
+    }
+}
+
+#[test]
 fn one_request_is_under_way_at_a_time() {
     let mut rotation = Rotation::new(id(ID));
     assert!(matches!(rotation.next(at(0)), Action::Request));

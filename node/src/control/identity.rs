@@ -25,7 +25,7 @@ use weft_identity::{
 };
 use weft_policy::code::{self, CodeId};
 
-use crate::{local::LocalWorkload, shared::Shared, telemetry::metrics::Renewal};
+use crate::{join, local::LocalWorkload, shared::Shared, telemetry::metrics::Renewal};
 
 /// Clocks that differ by more are worth a person's look: half of what notBefore is dated back (security.md 5.9).
 const SKEW_TOLD: Duration = BACKDATE.checked_div(2).expect("two is not zero");
@@ -34,6 +34,9 @@ const SKEW_TOLD: Duration = BACKDATE.checked_div(2).expect("two is not zero");
 pub(crate) const TAINT_SPLAY: Duration = Duration::from_secs(60);
 /// Or within that part of what is left of it.
 const TAINT_PART: u32 = 4;
+
+/// How often an agent whose own SVID has ended looks whether somebody has joined the node again.
+const LOOK_FOR_JOIN: Duration = Duration::from_secs(1);
 
 /// Whose SVID is kept.
 #[derive(Clone, Debug)]
@@ -68,12 +71,15 @@ pub(crate) async fn keep_fresh(shared: Arc<Shared>, holder: Holder, mut renew_no
         if let Some(at) = taint.renew_at(&shared, &holder) {
             rotation.renew_by(at);
         }
+        if let Some(again) = joined_again(&shared, &holder) {
+            (rotation, asking) = (again, None);
+        }
         match rotation.next(shared.clock.wall()) {
             Action::Request => asking = Some(Box::pin(ask(Arc::clone(&shared), holder.clone()))),
             Action::Publish(svid) => shared.publish_svid(&holder, svid),
             Action::Withdraw => shared.withdraw_svid(&holder),
             Action::WaitUntil(deadline) => tokio::select! {
-                () = shared.clock.sleep_until_wall(deadline) => {}
+                () = shared.clock.sleep_until_wall(look_at(&shared, &holder, deadline)) => {}
                 Ok(()) = denylists.changed() => {
                     if shared.slot_of(&holder).load().is_none() {
                         // Revoked, with a key that may be somebody else's: another certificate, of another key.
@@ -141,8 +147,39 @@ fn resume(shared: &Shared, holder: &Holder) -> Rotation {
     let resumed = Rotation::resume(id.clone(), svid, shared.clock.wall(), shared.draw());
     resumed.unwrap_or_else(|error| {
         info!(%id, %error, "the SVID on disk cannot be used");
+        if let (Holder::Workload(workload), RotationError::Expired(_)) = (holder, &error) {
+            workload.set_expired(true);
+        }
         Rotation::new(id)
     })
+}
+
+/// Whether the holder is a node that has no SVID any more, so that no server knows it: only a new join helps.
+fn must_join(shared: &Shared, holder: &Holder) -> bool {
+    matches!(holder, Holder::Node) && shared.node_slot.load().is_none()
+}
+
+/// When to look again: soon, while a new join may come.
+fn look_at(shared: &Shared, holder: &Holder, deadline: SystemTime) -> SystemTime {
+    if must_join(shared, holder) { deadline.min(shared.clock.wall() + LOOK_FOR_JOIN) } else { deadline }
+}
+
+/// Starts anew with what a join has left, while the agent ran, for a node whose SVID had ended.
+fn joined_again(shared: &Shared, holder: &Holder) -> Option<Rotation> {
+    if !must_join(shared, holder) {
+        return None;
+    }
+    let now = shared.clock.wall();
+    let (svid, bundle) = join::rejoined(&shared.files, &shared.node_id, now)?;
+    if shared.is_denied(&svid) {
+        return None;
+    }
+    let rotation = Rotation::resume(shared.node_id.clone(), svid, now, shared.draw()).ok()?;
+    if bundle.sequence() > shared.bundle_sequence() {
+        shared.publish_bundle(bundle);
+    }
+    info!(id = %shared.node_id, "the node was joined again");
+    Some(rotation)
 }
 
 /// Asks for a workload's first SVID and publishes it, so that nobody is sent to an endpoint that cannot prove itself.

@@ -7,7 +7,7 @@ mod runs;
 mod status;
 
 pub(crate) use runs::free_name;
-pub(crate) use status::rfc3339;
+pub(crate) use status::{must_join_again, rfc3339};
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 

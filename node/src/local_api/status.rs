@@ -4,17 +4,16 @@ use std::{sync::Arc, time::SystemTime};
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use weft_api::pb::agent::{AgentProblem, AgentStatusResponse, TunnelStatus, WorkloadStatus};
-use weft_identity::rotation::RENEWAL_WINDOW;
+use weft_identity::{
+    rotation::{Lateness, lateness},
+    spiffe::SpiffeId,
+};
 use weft_overlay::Role;
 use weft_policy::code::{self, CodeId};
 
 use crate::{
     control::identity::Holder, drain::Phase, listeners::Listeners, local::LocalWorkload, shared::Shared,
 };
-
-/// The part of its life that a certificate has left when its renewal is overdue: a twentieth of it after the last moment
-/// at which it is asked for.
-const OVERDUE: f64 = 1.0 - RENEWAL_WINDOW.1 - 0.05;
 
 /// Tells everything at once, of the workloads that the caller `may_see`.
 pub(super) fn status(
@@ -152,6 +151,7 @@ fn certificate_problem(shared: &Shared, holder: &Holder, now: SystemTime) -> Opt
                 code::IDENTITY_REVOKED,
                 format!("the certificate of {id} is revoked: calls from and to it are refused"),
             ),
+            Some(_) if matches!(holder, Holder::Node) => problem(code::MUST_JOIN_AGAIN, must_join_again(id)),
             Some(_) => problem(
                 code::OWN_SVID_EXPIRED,
                 format!("the certificate of {id} has expired: calls from and to it are refused"),
@@ -163,17 +163,29 @@ fn certificate_problem(shared: &Shared, holder: &Holder, now: SystemTime) -> Opt
         };
     };
     let validity = held.svid().validity();
+    if matches!(holder, Holder::Node) && validity.not_after <= now {
+        return problem(code::MUST_JOIN_AGAIN, must_join_again(id));
+    }
     if !validity.contains(now) {
         return problem(
             code::OWN_SVID_EXPIRED,
             format!("{id} has no valid certificate: calls from and to it are refused"),
         );
     }
-    let left = validity.remaining(now);
-    (left < validity.period().mul_f64(OVERDUE)).then(|| {
-        let end = rfc3339(validity.not_after);
-        problem(code::RENEWAL_FAILING, format!("the certificate of {id} is not being renewed and ends {end}"))
-    })?
+    let what =
+        || format!("the certificate of {id} is not being renewed and ends {}", rfc3339(validity.not_after));
+    match lateness(&validity, now) {
+        Lateness::OnTime => None,
+        Lateness::Overdue => problem(code::RENEWAL_FAILING, what()),
+        Lateness::Ending => problem(code::SVID_ENDS_SOON, what()),
+    }
+}
+
+/// What is wrong with a node whose own certificate has ended.
+pub(crate) fn must_join_again(id: &SpiffeId) -> String {
+    format!(
+        "the certificate of {id} has ended, so no server knows this node any more: it waits to be joined again"
+    )
 }
 
 /// A time as people and programs read it.

@@ -191,7 +191,11 @@ impl Opener {
         record: &mut Record,
     ) -> Result<(TunnelStream, bool), FlowError> {
         if source.slot.load().is_none() {
-            return Err(FlowError::NoIdentity { workload: source.identity.to_string() });
+            let workload = source.identity.to_string();
+            return Err(match source.has_expired() {
+                true => FlowError::IdentityExpired { workload },
+                false => FlowError::NoIdentity { workload },
+            });
         }
         let addresses = self.addresses(endpoint).await?;
         let key = PoolKey {

@@ -33,6 +33,7 @@ pub struct NodeMetrics {
     decisions: CappedFamily<DecisionLabels, Counter>,
     certificate_expiry: CappedFamily<IdentityLabels, Seconds>,
     renewals: Family<ResultLabels, Counter>,
+    renewals_overdue: Family<LevelLabels, Gauge>,
     clock_skew: Seconds,
     bundle_age: Seconds,
     denied: Gauge,
@@ -81,6 +82,11 @@ struct FlowLabels {
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct ResultLabels {
     result: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct LevelLabels {
+    level: &'static str,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -194,6 +200,9 @@ impl NodeMetrics {
         let help = "When the certificate expires, in Unix time";
         weft.register_with_unit("identity_certificate_expiry", help, Unit::Seconds, it.certificate_expiry);
         weft.register("identity_renewals", "Attempts to renew an SVID, by result", it.renewals);
+        let help =
+            "SVIDs that should have been renewed; level alarm: those with less than a quarter of their life";
+        weft.register("identity_renewals_overdue", help, it.renewals_overdue);
         let help = "How far the issuer's clock was ahead of this one when it last signed";
         weft.register_with_unit("clock_skew", help, Unit::Seconds, it.clock_skew);
         weft.register_with_unit(
@@ -230,6 +239,7 @@ impl NodeMetrics {
             decisions: CappedFamily::new(Counter::default, series, dropped.clone()),
             certificate_expiry: CappedFamily::new(Seconds::default, series, dropped.clone()),
             renewals: Family::default(),
+            renewals_overdue: Family::default(),
             clock_skew: Seconds::default(),
             bundle_age: Seconds::default(),
             denied: Gauge::default(),
@@ -288,6 +298,14 @@ impl NodeMetrics {
             Renewal::Failed => "failed",
         };
         self.renewals.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// So many SVIDs should have been renewed, and so many of them have less than a quarter of their life left.
+    pub fn overdue(&self, [warning, alarm]: [usize; 2]) {
+        for (level, count) in [("warning", warning), ("alarm", alarm)] {
+            let gauge = self.renewals_overdue.get_or_create(&LevelLabels { level });
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 
     /// The issuer's clock was ahead of this one by so many seconds; behind, when negative.
@@ -414,6 +432,7 @@ mod tests {
         metrics.certificate(&id, Some(SystemTime::UNIX_EPOCH + Duration::from_secs(7)));
         metrics.renewal(Renewal::Issued);
         metrics.denied(3);
+        metrics.overdue([2, 1]);
         metrics.endpoints(&charge(), Some(EndpointCounts { ready: 2, pending: 0, ejected: 1 }));
         metrics.retry(RetryOutcome::Success);
         metrics.snapshot(41, Duration::from_millis(250));
@@ -428,6 +447,8 @@ mod tests {
             "weft_authz_decisions_total{service=\"charge.shop\",decision=\"deny\",policy=\"\",rule=\"\",code=\"W2101\"} 1",
             "weft_identity_certificate_expiry_seconds{identity=\"spiffe://demo.example/ns/shop/sa/order\"} 7.0",
             "weft_identity_renewals_total{result=\"issued\"} 1",
+            "weft_identity_renewals_overdue{level=\"warning\"} 2",
+            "weft_identity_renewals_overdue{level=\"alarm\"} 1",
             "# TYPE weft_trust_bundle_age_seconds gauge",
             "weft_identity_denied 3",
             "weft_lb_endpoints{service=\"charge.shop\",state=\"ejected\"} 1",

@@ -91,6 +91,13 @@ rows! {
         cause: "a copy of its state directory runs elsewhere, or an old backup was restored"
         fix: ["see where it runs:   weft get agents",
               "if the wrong one is connected, replace both:   weft token create --for agent --node <node> --replace"];
+    SVID_ENDS_SOON = "W3028" Error "a certificate ends soon and is not being renewed"
+        cause: "requests to the server have failed since half of its life; calls end with it"
+        fix: ["see why:   weft agent status", "is the server up?   weft status"];
+    MUST_JOIN_AGAIN = "W3029" Error "the node's own certificate has expired, so it must join again"
+        cause: "the host slept, or no server was there, for longer than half of the certificate's life"
+        fix: ["on the server's host:   weft token create --for agent --node <node> --replace",
+              "here, also while the agent runs:   weft agent join --token-file <file>"];
     DENYLIST_FULL = "W3040" Error "the denylist has as many entries as it may"
         cause: "100,000 entries are the most; each ends by itself with the certificates that it is about"
         fix: ["see them:         weft identity svid denied",

@@ -1,8 +1,8 @@
 //! A further server of the mesh: let in once, by a token of an admin.
 //!
 //! What it gets is a place for its root in the trust bundle, so that agents learn it while another server signs. From when on
-//! it signs itself stands in its record: once every agent has come back for a certificate, and so for the bundle
-//! (decisions.md, certificates).
+//! it signs itself stands in its record: once every agent has come back for a certificate, and so for the bundle, and those
+//! that are connected have acknowledged it (decisions.md, certificates).
 
 use tonic::Code;
 use tracing::info;
@@ -50,18 +50,20 @@ impl JoinTokens {
         }
         let record_key = <[u8; 32]>::try_from(request.record_key.as_slice()).map(RecordPublicKey);
         let record_key = record_key.map_err(|_| refused("its record key is none".to_owned()))?;
-        let record = ServerRecord {
-            record_key: record_key.to_hex(),
-            root: root.fingerprint.iter().map(|byte| format!("{byte:02x}")).collect(),
-            admitted_by: self.core.instance.clone(),
-            token: token.id.clone(),
-            admitted: now,
-            signs_from: now + self.issuer.leaf_ttl(),
-        };
+        let fingerprint = root.fingerprint;
         let added = self.issuer.authority().with_root(&*self.core.store, root.certificate).await;
         let (bundle, published) = added.map_err(|failure| {
             Refusal::new(Code::Internal, catalogued(failure.code(), failure.to_string()))
         })?;
+        let record = ServerRecord {
+            record_key: record_key.to_hex(),
+            root: fingerprint.iter().map(|byte| format!("{byte:02x}")).collect(),
+            admitted_by: self.core.instance.clone(),
+            token: token.id.clone(),
+            admitted: now,
+            signs_from: now + self.issuer.leaf_ttl(),
+            bundle: bundle.sequence(),
+        };
         let used = TokenRecord { state: State::Used, ..token.clone() };
         let compares = vec![unchanged(entry), Compare::Absent(key.clone()), published.0];
         let ops = vec![put(entry.key.clone(), used.encode()), put(key, record.encode()), published.1];
@@ -77,7 +79,7 @@ impl JoinTokens {
         self.core.world.wait_for_commit(revision, &ops).await;
         info!(
             target: "audit", instance, root = record.root, token = token.id, %revision,
-            "a further server was let in; it signs itself one leaf lifetime from now"
+            "a further server was let in; it signs itself when agents have taken its root, one leaf lifetime from now at the earliest"
         );
         let id = SpiffeId::server(&self.core.trust_domain, instance)
             .map_err(|error| refused(format!("its name is none: {error}")))?;

@@ -6,7 +6,6 @@ use weft_policy::name::NodeName;
 
 use crate::{
     keeper::WorldHandle,
-    liveness::GRACE,
     presence::{Link, Presence},
     store::Store,
 };
@@ -19,25 +18,9 @@ pub(super) struct Audience {
 }
 
 impl Audience {
-    /// The agents that have not acknowledged a bundle of `sequence` or later: the connected ones, to whichever server, and
-    /// while this one has served for less than a minute, those that are still on their way back to it.
-    ///
-    /// `served` is for how long it has.
+    /// The agents that have not acknowledged a bundle of `sequence` or later ([`Presence::lacking`]).
     pub(super) fn missing(&self, sequence: u64, served: Duration) -> Vec<NodeName> {
-        let (reports, agents) = (self.presence.reports(), self.presence.agents());
-        let elsewhere = self.presence.connected_elsewhere();
-        let is_up = |link: Link| matches!(link, Link::Up(_));
-        let lacks = |node: &NodeName| match reports.get(node) {
-            Some(report) if is_up(report.state.link) => report.bundle < sequence,
-            Some(_) | None if elsewhere.contains_key(node) => elsewhere[node].bundle < sequence,
-            Some(_) | None => served < GRACE || agents.get(node).is_some_and(|agent| is_up(agent.link)),
-        };
-        let catalog = self.world.catalog();
-        let mut nodes: Vec<NodeName> = catalog.nodes().keys().chain(agents.keys()).cloned().collect();
-        nodes.sort_unstable();
-        nodes.dedup();
-        nodes.retain(lacks);
-        nodes
+        self.presence.lacking(&self.world.catalog(), sequence, served)
     }
 
     /// The agents that are known and away: what they have in force is not known either.

@@ -45,7 +45,8 @@ pub(super) async fn stored(
 }
 
 /// Makes `own` the roots that `instance` has in the stored bundle of `trust_domain`, and returns it. Nothing is written when
-/// they stand there already.
+/// they stand there already, unless the store was set back to a bundle before the one of sequence `highest`: then what stands
+/// there is published anew with a higher one.
 ///
 /// # Errors
 ///
@@ -55,13 +56,20 @@ pub(super) async fn publish(
     trust_domain: &TrustDomain,
     instance: &str,
     own: Own,
+    highest: u64,
 ) -> Result<TrustBundle, AuthorityFailure> {
     let key = layout::bundle(trust_domain);
     for _ in 0..ATTEMPTS {
         let entry = store.get(&key).await?;
         let before = entry.as_ref().map(|entry| decode(trust_domain, entry)).transpose()?;
         let (roots, tainted) = beside_others(before.as_ref(), instance, &own);
-        let next = TrustBundle::following(before.as_ref(), trust_domain.clone(), roots, tainted)?;
+        let is_behind = before.as_ref().map_or(0, TrustBundle::sequence) < highest;
+        let next = if is_behind {
+            let next = TrustBundle::new(trust_domain.clone(), roots, highest.saturating_add(1))?;
+            Some(next.with_tainted(tainted))
+        } else {
+            TrustBundle::following(before.as_ref(), trust_domain.clone(), roots, tainted)?
+        };
         let bundle = match (next, before) {
             (Some(next), _) => next,
             (None, Some(before)) => return Ok(before),

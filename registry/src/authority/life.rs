@@ -140,7 +140,7 @@ impl InstanceAuthority {
             written.map_err(|_| AuthorityFailure::Interrupted)??;
         }
         let own = bundle::Own::of(&next, Some(&self.ca().clone()));
-        match bundle::publish(store, &self.trust_domain, next.instance(), own).await {
+        match bundle::publish(store, &self.trust_domain, next.instance(), own, self.highest.get()).await {
             Ok(bundle) => self.in_force(bundle),
             Err(failure) => {
                 // What stands on disk counts, unless it would sign with what nobody has been told of.

@@ -9,11 +9,12 @@
 //! ```
 //!
 //! Invariants: a root is on disk before it is published, and published before it signs; the bundle's sequence never
-//! falls; the server's SVID is never shown after its end.
+//! falls, whatever becomes of the store; the server's SVID is never shown after its end.
 
 mod audience;
 mod bundle;
 mod disk;
+mod highest;
 mod life;
 mod siblings;
 mod told;
@@ -49,7 +50,7 @@ use weft_identity::{
 };
 use weft_policy::code::{self, CodeId};
 
-use self::audience::Audience;
+use self::{audience::Audience, highest::Highest};
 pub use self::{disk::DiskError, siblings::Newcomer};
 use crate::{
     clock::Clock,
@@ -216,6 +217,8 @@ pub struct InstanceAuthority {
     ca: Mutex<CertificateAuthority>,
     /// Held from reading to writing: changes are made one after another.
     turn: tokio::sync::Mutex<()>,
+    /// The highest sequence of a bundle that was in force here, in this run or before.
+    highest: Highest,
     /// The sequence of the first bundle with each root, as far as this process knows: never too low.
     published: Mutex<BTreeMap<[u8; 32], u64>>,
     /// Set when there is somebody to be told.
@@ -270,12 +273,14 @@ impl InstanceAuthority {
         ca.maintain(usize::MAX, clock.now())?;
         disk::store(&path, &ca.to_parts())?;
         let own = bundle::Own::of(&ca, Some(&before));
-        let bundle = bundle::publish(store, trust_domain, ca.instance(), own).await?;
+        let highest = Highest::load(state_dir)?;
+        let bundle = bundle::publish(store, trust_domain, ca.instance(), own, highest.get()).await?;
         let own = SpiffeId::server(trust_domain, ca.instance())?;
         let bundles = BundleSlot::new(TrustBundles::from(bundle.clone()));
         let authority = Self {
             ca: Mutex::new(ca),
             turn: tokio::sync::Mutex::default(),
+            highest,
             published: Mutex::default(),
             audience: OnceLock::new(),
             serving: clock.uptime(),

@@ -57,6 +57,7 @@ impl InstanceAuthority {
     /// Puts a bundle in force, unless one that is as new is.
     pub(super) fn in_force(&self, newer: TrustBundle) {
         if newer.sequence() >= self.bundle.borrow().sequence() {
+            self.highest.note(newer.sequence());
             self.note_published(&newer);
         }
         self.bundle.send_if_modified(|before| {

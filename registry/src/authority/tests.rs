@@ -38,14 +38,13 @@ impl Rig {
     }
 
     async fn open(&self) -> Result<Arc<InstanceAuthority>, AuthorityFailure> {
+        self.open_over(&*self.store).await
+    }
+
+    async fn open_over(&self, store: &dyn Store) -> Result<Arc<InstanceAuthority>, AuthorityFailure> {
         let domain = "corp.example".parse().unwrap();
-        let opened = InstanceAuthority::open(
-            &*self.store,
-            &self.clock,
-            self.folder.path(),
-            &domain,
-            Issuing::default(),
-        );
+        let opened =
+            InstanceAuthority::open(store, &self.clock, self.folder.path(), &domain, Issuing::default());
         opened.await.map(Arc::new)
     }
 
@@ -110,6 +109,33 @@ async fn a_new_root_is_published_before_the_old_one_ends_and_the_log_forgets_the
         "a restart keeps both"
     );
     assert_eq!(again.bundle().borrow().sequence(), 2);
+}
+
+#[tokio::test]
+async fn etcd_07_a_store_that_was_set_back_never_gives_a_bundle_that_agents_have_left_behind() {
+    let rig = Rig::new().await;
+    let authority = rig.open().await.unwrap();
+    let key = layout::bundle(&"corp.example".parse().unwrap());
+    let old = rig.store.get(&key).await.unwrap().unwrap().value;
+    let (bundle, care) = (authority.bundle(), rig.look_after(&authority));
+    tokio::task::yield_now().await; // the care begins, and sleeps
+    rig.hands.advance(336 * DAY);
+    eventually("a second root is published", || bundle.borrow().roots().len() == 2).await;
+    let told = bundle.borrow().clone();
+    drop((authority, care));
+
+    // Set back, and begun anew: with both agents get a newer bundle than they have, with every root of this server.
+    rig.store.put(key, old, crate::store::Expected::Anything, None).await.unwrap();
+    let again = rig.open().await.unwrap();
+    let after = again.bundle().borrow().clone();
+    assert_eq!((after.sequence(), after.fingerprints()), (told.sequence() + 1, told.fingerprints()));
+    let folder = tempfile::tempdir().unwrap();
+    let settings = Settings { directory: folder.path().to_owned(), bounds: Bounds::default() };
+    let empty = EmbeddedStore::open(settings, rig.clock.clone(), Arc::default()).await.unwrap();
+    let anew = rig.open_over(&empty).await.unwrap();
+    assert_eq!(anew.bundle().borrow().sequence(), after.sequence() + 1);
+    drop(anew);
+    assert_eq!(rig.open().await.unwrap().bundle().borrow().sequence(), after.sequence() + 2);
 }
 
 #[tokio::test]

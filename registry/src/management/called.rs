@@ -8,7 +8,10 @@ use std::sync::PoisonError;
 use serde::Deserialize;
 use tonic::{Code, Response, Status};
 use tracing::error;
-use weft_api::pb::management::{ApplyResponse, ConfirmResponse, DeleteResponse, Document, ObjectRef};
+use weft_api::{
+    pb::management::{ApplyResponse, ConfirmResponse, DeleteResponse, Document, ObjectRef},
+    staleness,
+};
 
 use super::ManagementService;
 use crate::{
@@ -136,7 +139,18 @@ impl ManagementService {
     ) -> Result<Response<T>, Status> {
         let answer = work.await;
         self.core.audit.note(ended(&call, caller, &answer)).await;
-        answer.map(Response::new).map_err(Status::from)
+        self.aged(answer.map(Response::new).map_err(Status::from))
+    }
+
+    /// Says of an answer how old it is, if the store does not answer: a person must not take it for what is there now.
+    fn aged<T>(&self, mut answer: Result<Response<T>, Status>) -> Result<Response<T>, Status> {
+        if let Some(age) = self.core.store.stale_for() {
+            match &mut answer {
+                Ok(response) => staleness::mark(response.metadata_mut(), age),
+                Err(status) => staleness::mark(status.metadata_mut(), age),
+            }
+        }
+        answer
     }
 }
 

@@ -46,6 +46,7 @@ pub(super) async fn status(core: &Core, caller: &Caller, authority: &dyn Authori
     };
     let services = services(&world, caller);
     let mut problems = authority.problems();
+    problems.extend(core.store.stale_for().map(of_store));
     problems.extend(of_groups(core, &world, caller).await);
     problems.extend(unread);
     problems.extend(core.audit.problems());
@@ -75,6 +76,15 @@ fn unread(refusal: &Refusal) -> Problem {
     let fault = &refusal.faults()[0];
     let what = format!("cannot read which changes wait for their confirmation: {}", fault.what);
     Problem { code: fault.code.to_string(), what, fix: fault.fix.clone() }
+}
+
+/// The store has not answered for `age`.
+fn of_store(age: Duration) -> Problem {
+    let what = format!(
+        "the store has not answered for {} s: what is shown is as of then, and nothing can be changed or issued",
+        age.as_secs()
+    );
+    problem(code::STORE_UNAVAILABLE, what)
 }
 
 /// Changes that could not be taken back. Those that wait in good order are no problem.

@@ -495,6 +495,10 @@ impl Store for SealedStore {
     fn status(&self) -> BoxFuture<'_, Result<Status, StoreError>> {
         self.inner.status()
     }
+
+    fn stale_for(&self) -> Option<Duration> {
+        self.inner.stale_for()
+    }
 }
 
 impl std::fmt::Debug for SealedStore {

@@ -149,6 +149,7 @@ pub(super) async fn build(config: &Config, clock: &Clock) -> Result<Parts, Serve
         changes: config.limits.changes,
         list_page: config.limits.list_page,
         addresses: listeners::advertised(config, addresses.control).into(),
+        signing: Arc::default(),
         servers: servers.subscribe(),
         shared_uid: if config.allow_shared_uid { SharedUid::Accepted } else { SharedUid::Refused },
         draining: draining.clone(),

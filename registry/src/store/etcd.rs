@@ -8,7 +8,7 @@
 //!
 //! Owns opening, and the reading side's bounds. `link` is the connection to one of the members, `caller` one call on it;
 //! `space` says where records stand and how revisions count; `writes` and `slots` make transactions and find out what
-//! became of those whose answer was lost; `follower`, `batches` and `listing` keep the image in step; `lease` is etcd's
+//! became of those whose answer was lost; `contact` when etcd was last heard of; `follower`, `batches` and `listing` keep the image in step; `lease` is etcd's
 //! leases; `mark` is what this server knows of its store, kept outside it.
 //!
 //! What other servers commit is read a watch later, a few milliseconds; conditions are checked by etcd. A revision is one
@@ -16,6 +16,7 @@
 
 mod batches;
 mod caller;
+mod contact;
 mod error;
 mod follower;
 mod lease;
@@ -34,6 +35,7 @@ mod writes;
 mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -221,5 +223,9 @@ impl Store for EtcdStore {
 
     fn status(&self) -> BoxFuture<'_, Result<Status, StoreError>> {
         async move { Ok(self.shared.read()?.status()) }.boxed()
+    }
+
+    fn stale_for(&self) -> Option<Duration> {
+        self.caller.contact.stale_for(self.caller.clock.uptime())
     }
 }

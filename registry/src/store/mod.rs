@@ -15,6 +15,7 @@
 //!   in one commit. A restart of the store gives every lease its full length again, so that an
 //!   outage of the store does not end what it could not hear of (ETCD-04).
 //! - When the disk fails, writes fail, reads go on, and nothing acknowledged is lost.
+//! - Reads that go on without the backend say so, and how old they are ([`Store::stale_for`]).
 
 pub mod embedded;
 pub mod etcd;
@@ -36,6 +37,7 @@ pub(crate) mod conformance;
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -136,6 +138,12 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// As [`Self::get`].
     fn status(&self) -> BoxFuture<'_, Result<Status, StoreError>>;
+
+    /// Since when what is read here may be out of date: how long ago the backend was last heard of, if it does not answer
+    /// now; `None` while reads are current. A store that is its own backend always is.
+    fn stale_for(&self) -> Option<Duration> {
+        None
+    }
 
     /// Checks and applies a transaction: all of `ops`, if all of `compares` hold.
     ///

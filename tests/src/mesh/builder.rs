@@ -18,7 +18,7 @@ pub struct Builder {
     manifests: Vec<String>,
     disks: Vec<(String, u64)>,
     clocks: BTreeMap<String, i64>,
-    etcd: bool,
+    etcd: usize,
     server_lines: String,
     agent_lines: String,
     log: Option<String>,
@@ -119,8 +119,14 @@ impl Builder {
 
     /// Keeps the mesh in a real etcd on the server's host, which starts before the server.
     #[must_use]
-    pub fn etcd(mut self) -> Self {
-        self.etcd = true;
+    pub fn etcd(self) -> Self {
+        self.etcd_members(1)
+    }
+
+    /// The same with so many members.
+    #[must_use]
+    pub fn etcd_members(mut self, count: usize) -> Self {
+        self.etcd = count;
         self
     }
 
@@ -163,11 +169,13 @@ impl Builder {
         let disks = self.disks.iter().map(disk).collect();
         let clocks = self.clocks.keys().cloned().collect();
         let log = self.log.clone().unwrap_or_else(|| "info".to_owned());
+        // A mesh that begins in the embedded store may move into an etcd of one member.
+        let etcd = (0..self.etcd.max(1)).map(|_| None).collect();
         let mut mesh =
-            Mesh { agents: BTreeMap::new(), server: None, etcd: None, disks, clocks, network, binary, log };
+            Mesh { agents: BTreeMap::new(), server: None, etcd, disks, clocks, network, binary, log };
         let server_yaml = self.server_yaml(mesh.host(CTL));
         write(&server_config(mesh.host(CTL)), &server_yaml);
-        if self.etcd {
+        if self.etcd > 0 {
             mesh.start_etcd();
             mesh.use_etcd();
         }

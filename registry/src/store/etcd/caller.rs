@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tonic::{Response, Status};
 
+use super::contact::Contact;
 use super::error::{Failure, Verdict};
 use super::link::{Link, Session};
 use super::settings::Timeouts;
@@ -27,6 +28,8 @@ pub(super) struct Caller {
     pub(super) clock: Clock,
     /// Cancelled when the store is closed.
     pub(super) closed: CancellationToken,
+    /// When etcd was last heard of.
+    pub(super) contact: Contact,
 }
 
 impl Caller {
@@ -41,10 +44,11 @@ impl Caller {
             Ok(answer) => answer.map(Response::into_inner).map_err(Failure::from),
             Err(_) => Err(Failure::TimedOut(limit)),
         };
-        if let Err(failure) = &outcome
-            && matches!(failure.verdict(), Verdict::Unknown | Verdict::Unserved)
-        {
-            self.link.failed(session, failure);
+        match &outcome {
+            Err(failure) if matches!(failure.verdict(), Verdict::Unknown | Verdict::Unserved) => {
+                self.link.failed(session, failure);
+            }
+            Ok(_) | Err(_) => self.contact.heard(self.clock.uptime()),
         }
         outcome
     }

@@ -78,7 +78,9 @@ impl Follower {
         let mut source = first;
         loop {
             self.metrics.connected.set(1);
+            self.caller.contact.follow(true);
             let mut next = self.follow(&mut source).await;
+            self.caller.contact.follow(false);
             self.metrics.connected.set(0);
             source = loop {
                 let found = match next {
@@ -105,7 +107,10 @@ impl Follower {
                 () = closed.cancelled() => return Next::End,
                 () = source.session.dead.cancelled() => return Next::Resume,
                 commits = source.batches.next() => match commits {
-                    Ok(commits) => if self.apply(commits).is_err() { return Next::End },
+                    Ok(commits) => {
+                        self.caller.contact.heard(clock.uptime());
+                        if self.apply(commits).is_err() { return Next::End }
+                    }
                     Err(End::Compacted(_)) => return Next::Relist,
                     Err(End::Failed(failure)) => {
                         self.caller.link.failed(&source.session, &failure);

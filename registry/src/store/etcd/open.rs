@@ -18,6 +18,7 @@ use super::super::shared::Shared;
 use super::super::{Revision, StoreId};
 use super::batches::{Batches, Commit, End};
 use super::caller::{Caller, SharedCaller};
+use super::contact::Contact;
 use super::error::{Failure, Found, OpenError, Verdict};
 use super::follower::{Follower, Source, batches_of};
 use super::lease::Leases;
@@ -76,7 +77,8 @@ impl EtcdStore {
         let mark = mark.map_err(|_| OpenError::Entropy)??;
         let Settings { endpoints, tls, user, prefix, bounds, timeouts, state_dir: _ } = settings;
         let link = Link::new(endpoints, tls, user, timeouts);
-        let caller = Arc::new(Caller { link, timeouts, clock, closed: CancellationToken::new() });
+        let (closed, contact) = (CancellationToken::new(), Contact::default());
+        let caller = Arc::new(Caller { link, timeouts, clock, closed, contact });
         let space = Space::new(&prefix);
         let loaded = load(&caller, &space, &mark, start, bounds).await?;
         let Loaded { image, source, identity, cluster, slots } = loaded;
@@ -112,6 +114,8 @@ impl EtcdStore {
             nonce: random()?,
             count: 0.into(),
         };
+        // The watch is open; the follower only goes on with it.
+        caller.contact.follow(true);
         let mut tasks = JoinSet::new();
         tasks.spawn(follower.run(source));
         let room = Semaphore::new(UNDER_WAY_KIB);

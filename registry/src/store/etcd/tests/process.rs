@@ -56,6 +56,22 @@ impl Member {
         ports.into_iter().enumerate().map(member).collect()
     }
 
+    /// Puts another member in the place of `gone`, which is dead, by the word of `other`: a new name, new ports, an empty disk.
+    pub(in super::super) fn in_place_of(gone: Self, other: &Self) -> Self {
+        let listed = other.etcdctl(&["member", "list"]);
+        let line = listed.lines().find(|line| line.contains(&format!(", {}, ", gone.name)));
+        let id = line.and_then(|line| line.split(',').next()).expect("the dead member is one still");
+        other.etcdctl(&["member", "remove", id]);
+        let (client, peer, name) = (free_port(), free_port(), format!("{}-again", gone.name));
+        let url = format!("http://127.0.0.1:{peer}");
+        other.etcdctl(&["member", "add", &name, &format!("--peer-urls={url}")]);
+        let old = format!("{}=http://127.0.0.1:{}", gone.name, gone.peer);
+        let cluster = gone.cluster.replace(&old, &format!("{name}={url}"));
+        let mut member = Self::new(&name, client, peer, cluster, &["--initial-cluster-state", "existing"]);
+        member.run();
+        member
+    }
+
     fn new(name: &str, client: u16, peer: u16, cluster: String, more: &[&str]) -> Self {
         let more = more.iter().map(|&argument| argument.to_owned()).collect();
         Self {
@@ -81,9 +97,11 @@ impl Member {
 
     /// What `etcdctl` prints when it is asked of this member; it must succeed, if need be once the member serves.
     pub(in super::super) fn etcdctl(&self, arguments: &[&str]) -> String {
-        let endpoint = self.endpoint().to_string();
+        // A member that was added or lost counts as unhealthy for the first five seconds of its neighbours.
+        const PATIENCE: Duration = Duration::from_secs(20);
+        let (endpoint, clock) = (self.endpoint().to_string(), Clock::system());
         let mut last = String::new();
-        for _ in 0..20 {
+        while clock.uptime() < PATIENCE {
             let output = Command::new("etcdctl")
                 .env("ETCDCTL_API", "3")
                 .args(["--endpoints", &endpoint, "--dial-timeout", "1s", "--command-timeout", "2s"])
@@ -94,6 +112,7 @@ impl Member {
                 return String::from_utf8(output.stdout).unwrap();
             }
             last = String::from_utf8_lossy(&output.stderr).into_owned();
+            std::thread::park_timeout(Duration::from_millis(50));
         }
         panic!("etcdctl {arguments:?}: {last}");
     }

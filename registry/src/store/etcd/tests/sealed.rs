@@ -1,4 +1,5 @@
-//! An etcd writer who is not the server cannot widen a policy (security.md T6): all that he does is refused with W6060.
+//! An etcd writer who is not the server cannot widen a policy (security.md T6): all that he does, edited, cut, unsigned,
+//! moved, deleted and replayed records (ETCD-09), is refused with W6060, and the rest goes on.
 
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use super::{open, settings};
 use crate::seal::tests::by_hand::Scene;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_etcd_writer_cannot_widen_a_policy() {
+async fn etcd_09_an_etcd_writer_cannot_widen_a_policy() {
     let member = Member::start();
     let (server, somebody) = (folder(), folder());
     let store = open(settings(vec![member.endpoint()], &server)).await.unwrap();
