@@ -232,14 +232,53 @@ fn sender_could_not_read(document: &[u8]) -> Option<String> {
 /// side could not read a policy.
 #[must_use]
 pub fn view_digest(view: &View) -> [u8; 32] {
-    let mut context = digest::Context::new(&digest::SHA256);
-    for (key, object) in view {
-        let key = key_to_message(key);
-        context.update(format!("{}\n{}\n{}\n", key.kind, key.namespace, key.name).as_bytes());
-        context.update(hex(&object_digest(object)).as_bytes());
-        context.update(b"\n");
+    let mut digest = ViewDigest::new();
+    for (_, object) in view {
+        digest.line(&digest_line(object));
     }
-    bytes_of(context.finish())
+    digest.finish()
+}
+
+/// [`view_digest`] of a view of which the lines are known, in the order of the view.
+#[derive(Clone)]
+pub struct ViewDigest(digest::Context);
+
+impl ViewDigest {
+    /// Of the view of nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(digest::Context::new(&digest::SHA256))
+    }
+
+    /// Adds the next object, by its [`digest_line`].
+    pub fn line(&mut self, line: &str) {
+        self.0.update(line.as_bytes());
+    }
+
+    /// The digest.
+    #[must_use]
+    pub fn finish(self) -> [u8; 32] {
+        bytes_of(self.0.finish())
+    }
+}
+
+impl Default for ViewDigest {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for ViewDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ViewDigest")
+    }
+}
+
+/// What an object is in [`view_digest`]: its key, and the SHA-256 of its document.
+#[must_use]
+pub fn digest_line(object: &ViewObject) -> String {
+    let key = key_to_message(&object.key());
+    format!("{}\n{}\n{}\n{}\n", key.kind, key.namespace, key.name, hex(&object_digest(object)))
 }
 
 fn object_digest(object: &ViewObject) -> [u8; 32] {
@@ -346,7 +385,9 @@ fn bytes_of(digest: digest::Digest) -> [u8; 32] {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@
 //! (ETCD-09). A policy among them closes what it is about; so does a group of records that does not add up
 //! ([`Catalog::broken`]).
 
+mod sameness;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use weft_api::record;
@@ -343,7 +345,7 @@ impl Catalog {
 
     /// Puts an object in, as if it stood in the store.
     pub fn put(&mut self, resource: Resource) {
-        Arc::make_mut(&mut self.unreadable).remove(&resource.key());
+        self.readable(&resource.key());
         let metadata = resource.metadata();
         let scoped = (metadata.owner(), metadata.name.clone());
         match resource {
@@ -375,9 +377,16 @@ impl Catalog {
         }
     }
 
+    /// Forgets that an object could not be read. What all share is not copied for that.
+    fn readable(&mut self, key: &Key) {
+        if self.unreadable.contains_key(key) {
+            Arc::make_mut(&mut self.unreadable).remove(key);
+        }
+    }
+
     /// Takes an object out.
     pub fn remove(&mut self, key: &Key) {
-        Arc::make_mut(&mut self.unreadable).remove(key);
+        self.readable(key);
         let scoped = (key.namespace.clone().unwrap_or_else(Namespace::default_namespace), key.name.clone());
         match key.kind {
             Kind::Mesh => self.mesh = None,

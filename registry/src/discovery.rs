@@ -5,6 +5,7 @@
 
 pub mod session;
 
+mod encodings;
 mod fit;
 mod kept;
 mod stream;
@@ -33,7 +34,7 @@ use weft_policy::{
     snapshot::Revision,
 };
 
-pub use self::fit::TooLarge;
+pub use self::{encodings::Encodings, fit::TooLarge};
 use self::{
     kept::Kept,
     session::{MAX_SUBSCRIPTIONS, Session},
@@ -66,6 +67,7 @@ const MAX_VERSION_CHARS: usize = 64;
 pub struct DiscoveryService {
     core: Arc<Core>,
     kept: Arc<Kept>,
+    encodings: Arc<Encodings>,
 }
 
 impl std::fmt::Debug for DiscoveryService {
@@ -78,7 +80,8 @@ impl DiscoveryService {
     /// A service over what the plane shares.
     #[must_use]
     pub fn new(core: Arc<Core>) -> Self {
-        Self { core, kept: Arc::default() }
+        let encodings = Arc::new(Encodings::new(core.metrics.encoded_objects.clone()));
+        Self { core, kept: Arc::default(), encodings }
     }
 
     /// The same, ready to be added to a tonic server.
@@ -111,7 +114,8 @@ impl DiscoveryService {
         let mut worlds = self.core.world.changes();
         let world = Arc::clone(&worlds.borrow_and_update());
         let claim = (Revision(hello.resume_revision), hello.view_digest.as_slice());
-        let held = Session::resumed(&world, &node, &services, claim, self.kept.take(&node));
+        let kept = self.kept.take(&node);
+        let held = Session::resumed(&world, &node, &services, claim, kept, &self.encodings);
         info!(%node, boot = hello.boot, services = services.len(), resumed = held.is_some(), "agent connected");
         let session = Session::new(node.clone(), services, held).map_err(breach)?;
         let mut stream = AgentStream {
@@ -126,6 +130,7 @@ impl DiscoveryService {
             connected,
             session,
             kept: Arc::clone(&self.kept),
+            encodings: Arc::clone(&self.encodings),
             ready: VecDeque::new(),
             ended: false,
             _counted: Counted::new(&self.core.metrics.agents),

@@ -1,7 +1,8 @@
 //! Keeps the world current: store events and the coming and going of agents in, one [`World`] after another out.
 //!
 //! One task feeds all readers. Changes that come together are taken together, and while many come the world is made anew
-//! at most every 10 ms, so that a thousand registrations are not a thousand comparisons for each agent.
+//! at most every 10 ms, and every 10 us for each agent more, so that a thousand registrations are not a thousand
+//! comparisons for each agent.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -16,7 +17,7 @@ use crate::{
     layout,
     liveness::{self, Standings},
     metrics::RegistryMetrics,
-    presence::{Agents, Presence},
+    presence::{Agents, Link, Presence},
     seal::{Ledger, SealedStore},
     store::{EventBatch, Mirror, Op, Revision, StoreError},
     world::World,
@@ -24,6 +25,11 @@ use crate::{
 
 /// The shortest time between two worlds: well below what a person or a cut of flows notices (1 s, decisions.md).
 const PACE: Duration = Duration::from_millis(10);
+/// What each connected agent adds to it: about what it takes to find out whether a world concerns it, so that this is never
+/// more than half of the work of one processor.
+const PACE_OF_AGENT: Duration = Duration::from_micros(10);
+/// The most that it is, however many agents there are: a fifth of the second in which a change is to be in force.
+const LONGEST_PACE: Duration = Duration::from_millis(200);
 /// The most commits that are taken together.
 const MAX_TOGETHER: usize = 1_024;
 /// The wait after the store failed to read.
@@ -121,7 +127,7 @@ impl Keeper {
     async fn run(mut self) -> Result<(), StoreError> {
         loop {
             let next = self.publish();
-            tokio::time::sleep(PACE).await;
+            tokio::time::sleep(self.pace()).await;
             match self.change(next).await {
                 Ok(()) => {}
                 Err(StoreError::Closed) => return Ok(()),
@@ -135,6 +141,13 @@ impl Keeper {
                 }
             }
         }
+    }
+
+    /// The shortest time until the next world.
+    fn pace(&self) -> Duration {
+        let connected =
+            self.agents.borrow().values().filter(|agent| matches!(agent.link, Link::Up(_))).count();
+        pace_with(connected)
     }
 
     /// Waits until something changes, and takes in what came with it.
@@ -180,6 +193,11 @@ impl Keeper {
     }
 }
 
+fn pace_with(agents: usize) -> Duration {
+    let agents = u32::try_from(agents).unwrap_or(u32::MAX);
+    PACE.saturating_add(PACE_OF_AGENT.saturating_mul(agents)).min(LONGEST_PACE)
+}
+
 /// Takes a commit in and cries for each record that cannot be read, and each group that does not add up.
 fn take(catalog: &mut Catalog, ledger: &mut Ledger, batch: EventBatch, metrics: &RegistryMetrics) {
     let revision = batch.revision;
@@ -203,6 +221,13 @@ mod tests {
 
     use super::*;
     use crate::{liveness::GRACE, samples, store::Expected};
+
+    #[test]
+    fn worlds_follow_more_slowly_when_many_are_to_be_told_and_never_too_slowly() {
+        assert_eq!(pace_with(0), PACE);
+        assert_eq!(pace_with(1_000), PACE * 2);
+        assert_eq!(pace_with(1_000_000), LONGEST_PACE);
+    }
 
     #[tokio::test]
     async fn a_commit_is_in_the_world_when_its_writer_reads() {

@@ -17,11 +17,15 @@ use std::{
     time::Duration,
 };
 
-use weft_policy::name::{ObjectName, ServiceName};
+use weft_policy::{
+    model::Workload,
+    name::{ObjectName, ServiceName},
+};
 
 use crate::{
     catalog::{Catalog, Scoped},
     presence::{AgentState, Agents, Link},
+    records::RegistrationRecord,
 };
 
 /// How long silence means nothing.
@@ -77,9 +81,13 @@ pub fn judge(
     now: Duration,
 ) -> (Standings, Option<Duration>) {
     let mut verdict = Verdict { now, standings: Standings::default(), next: None };
+    let doubts = doubts(catalog, agents, serving);
+    if doubts.is_empty() {
+        return (verdict.standings, None);
+    }
     let mut services: BTreeMap<ServiceName, Silence> = BTreeMap::new();
     for (scoped, workload) in catalog.workloads() {
-        let doubt = silent_since(catalog, agents, scoped).map(|since| since.max(serving));
+        let doubt = doubts.get(scoped).copied();
         if let Some(since) = doubt
             && verdict.is_due(since + GRACE)
         {
@@ -98,19 +106,34 @@ pub fn judge(
     (verdict.standings, verdict.next)
 }
 
+/// The workloads for which nothing vouches, and since when; almost always there are none.
+fn doubts<'a>(catalog: &'a Catalog, agents: &Agents, serving: Duration) -> BTreeMap<&'a Scoped, Duration> {
+    let mut doubts = BTreeMap::new();
+    // Both are in the order of the names.
+    let mut registrations = catalog.registrations().iter().peekable();
+    for (scoped, workload) in catalog.workloads() {
+        while registrations.next_if(|(name, _)| *name < scoped).is_some() {}
+        let registered = registrations.next_if(|(name, _)| *name == scoped).map(|(_, kept)| &*kept.record);
+        if let Some(since) = silent_since(agents, workload, registered) {
+            doubts.insert(scoped, since.max(serving));
+        }
+    }
+    doubts
+}
+
 /// Since when nothing vouches for a workload; `None` when its agent does.
-fn silent_since(catalog: &Catalog, agents: &Agents, workload: &Scoped) -> Option<Duration> {
-    let registered = catalog.registrations().get(workload);
+fn silent_since(
+    agents: &Agents,
+    workload: &Workload,
+    registered: Option<&RegistrationRecord>,
+) -> Option<Duration> {
     // One written by hand has no registration: its node's presence is all there is.
-    let node = registered
-        .map(|kept| &kept.record.node)
-        .or_else(|| catalog.workloads().get(workload).map(|found| &found.node));
-    match node.and_then(|node| agents.get(node)) {
+    let node = registered.map_or(&workload.node, |record| &record.node);
+    match agents.get(node) {
         None => Some(Duration::ZERO),
         Some(AgentState { link: Link::Lost(at), .. }) => Some(*at),
         Some(AgentState { link: Link::Up(since), boot }) => {
-            let stale = registered.is_some_and(|kept| kept.record.boot < *boot);
-            stale.then_some(*since)
+            registered.is_some_and(|record| record.boot < *boot).then_some(*since)
         }
     }
 }

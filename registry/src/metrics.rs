@@ -21,6 +21,8 @@ pub struct RegistryMetrics {
     pub agents: Gauge,
     /// Updates that were sent to agents.
     pub updates: Family<UpdateLabels, Counter>,
+    /// Objects that are kept as agents are sent them.
+    pub encoded_objects: Gauge,
     /// Updates that agents refused.
     pub nacks: Counter,
     /// Records of the store that could not be read.
@@ -79,6 +81,11 @@ impl RegistryMetrics {
         let registry = registry.sub_registry_with_prefix("weft_registry");
         registry.register("agents", "Discovery streams that are open", self.agents.clone());
         registry.register("updates", "Updates sent to agents", self.updates.clone());
+        registry.register(
+            "encoded_objects",
+            "Objects kept as agents are sent them",
+            self.encoded_objects.clone(),
+        );
         registry.register("nacks", "Updates refused by agents", self.nacks.clone());
         registry.register("unreadable_records", "Stored records set aside", self.unreadable_records.clone());
         registry.register(
@@ -166,6 +173,7 @@ mod tests {
             "weft_config_sync_lag_seconds 0.0",
             "weft_registry_agents 1",
             "weft_registry_updates_total{kind=\"full\"} 1",
+            "weft_registry_encoded_objects 0",
             "weft_registry_nacks_total 0",
             "weft_registry_registrations_total{outcome=\"ok\"} 1",
             "weft_registry_denied 0",

@@ -17,9 +17,7 @@ use std::{
 
 use weft_identity::spiffe::TrustDomain;
 use weft_policy::{
-    model::{
-        DefaultAuthorization, EgressMode, Key, Kind, Mesh, Metadata, NamespaceSettings, TargetRef, TcpRoute,
-    },
+    model::{DefaultAuthorization, EgressMode, Key, Kind, Mesh, Metadata, NamespaceSettings, TcpRoute},
     name::{Namespace, NodeName, ObjectName, ServiceName},
     snapshot::{Unreadable, View, ViewKey, ViewObject},
 };
@@ -63,68 +61,72 @@ impl Interest {
 /// The view of somebody with that interest.
 #[must_use]
 pub fn build(world: &World, interest: &Interest) -> View {
-    let mut builder = Builder { world, view: View::new(), namespaces: interest.namespaces.clone() };
-    let wanted: BTreeSet<_> = interest.services.union(&interest.hosted).cloned().collect();
-    let routes = builder.routes_of(&wanted);
+    scoped(world, interest).0
+}
+
+/// The same, with every service that it is about: those asked for, those hosted, and those to which routes lead.
+#[must_use]
+pub fn scoped(world: &World, interest: &Interest) -> (View, BTreeSet<ServiceName>) {
+    let mut builder = Builder { world, objects: Vec::new(), namespaces: interest.namespaces.clone() };
+    let mut destinations: BTreeSet<_> = interest.services.union(&interest.hosted).cloned().collect();
+    let routes = builder.routes_of(&destinations);
     let backends = routes.iter().flat_map(|route| &route.backends).map(|backend| backend.service.clone());
-    let destinations: BTreeSet<_> = wanted.iter().cloned().chain(backends).collect();
+    destinations.extend(backends);
     builder.destinations(&destinations);
-    builder.view.extend(routes.into_iter().map(ViewObject::TcpRoute));
+    builder.objects.extend(routes.into_iter().map(ViewObject::TcpRoute));
     builder.policies(&interest.hosted);
-    builder.finish()
+    (builder.finish(), destinations)
 }
 
 struct Builder<'a> {
     world: &'a World,
-    view: View,
+    objects: Vec<ViewObject>,
     namespaces: BTreeSet<Namespace>,
 }
 
 impl Builder<'_> {
-    /// The routes that take connections of `services`.
+    /// The routes that take connections of `services`, from the namespaces of any of them.
     fn routes_of(&self, services: &BTreeSet<ServiceName>) -> Vec<Arc<TcpRoute>> {
-        let mut found = Vec::new();
-        for namespace in namespaces_of(services) {
-            let own = in_namespace(self.world.catalog().routes(), namespace);
-            let concerns = |route: &&Arc<TcpRoute>| {
-                route.parents.iter().any(|parent| services.contains(&parent.service))
-            };
-            found.extend(own.filter(concerns).cloned());
-        }
-        found
+        let namespaces = namespaces_of(services);
+        let of_each = services.iter().flat_map(|service| self.world.routes(service));
+        of_each.filter(|route| namespaces.contains(&route.metadata.owner())).cloned().collect()
     }
 
     /// Services with their endpoints and settings.
     fn destinations(&mut self, services: &BTreeSet<ServiceName>) {
         let world = self.world;
         for name in services {
+            // Settings are told also while there is no service.
+            self.objects.extend(world.traffic().service(name).iter().cloned().map(ViewObject::TrafficPolicy));
             let Some(service) = world.catalog().services().get(name) else { continue };
             self.namespaces.insert(name.namespace.clone());
-            self.view.insert(ViewObject::Service(Arc::clone(service)));
-            self.view.extend(world.endpoints(name).iter().cloned().map(ViewObject::Endpoint));
+            self.objects.push(ViewObject::Service(Arc::clone(service)));
+            self.objects.extend(world.endpoints(name).iter().cloned().map(ViewObject::Endpoint));
         }
         for namespace in namespaces_of(services) {
-            let own = in_namespace(world.catalog().traffic(), namespace);
-            let concerned = own.filter(|policy| concerns(&policy.targets, namespace, services));
-            self.view.extend(concerned.cloned().map(ViewObject::TrafficPolicy));
+            let whole = world.traffic().namespace(namespace).iter().cloned();
+            self.objects.extend(whole.map(ViewObject::TrafficPolicy));
         }
     }
 
     /// The policies about services that are decided here. One that cannot be read closes what it was about.
     fn policies(&mut self, hosted: &BTreeSet<ServiceName>) {
         let world = self.world;
+        for service in hosted {
+            let own = world.policies().service(service).iter().cloned();
+            self.objects.extend(own.map(ViewObject::AuthorizationPolicy));
+        }
         for namespace in namespaces_of(hosted) {
-            let own = in_namespace(world.catalog().policies(), namespace);
-            let concerned = own.filter(|policy| concerns(&policy.targets, namespace, hosted));
-            self.view.extend(concerned.cloned().map(ViewObject::AuthorizationPolicy));
+            let whole = world.policies().namespace(namespace).iter().cloned();
+            self.objects.extend(whole.map(ViewObject::AuthorizationPolicy));
             if let Some(why) = world.catalog().closed(namespace) {
                 let key = ViewKey::AuthorizationPolicy(namespace.clone(), closed_name());
-                self.view.insert(Unreadable { key, targets: Vec::new(), why });
+                self.objects.push(Unreadable { key, targets: Vec::new(), why }.into());
             }
             for (key, aside) in world.catalog().unreadable() {
                 if let Some(policy) = unreadable_policy(key, namespace) {
                     let unreadable = Unreadable { key: policy, targets: Vec::new(), why: aside.why.clone() };
-                    self.view.insert(unreadable);
+                    self.objects.push(unreadable.into());
                 }
             }
         }
@@ -137,14 +139,14 @@ impl Builder<'_> {
             Some(trust_domain) => Some(Arc::new(strictest_mesh(trust_domain))),
             None => catalog.mesh().cloned(),
         };
-        self.view.extend(mesh.map(ViewObject::Mesh));
+        self.objects.extend(mesh.map(ViewObject::Mesh));
         let settings = self.namespaces.iter().filter_map(|name| match catalog.closed(name) {
             Some(_) => strictest(name).map(Arc::new),
             None => catalog.namespaces().get(name).cloned(),
         });
-        self.view.extend(settings.map(ViewObject::Namespace));
-        self.view.extend(self.world.denied().pages().cloned().map(ViewObject::Denied));
-        self.view
+        self.objects.extend(settings.map(ViewObject::Namespace));
+        self.objects.extend(self.world.denied().pages().cloned().map(ViewObject::Denied));
+        self.objects.into_iter().collect()
     }
 }
 
@@ -181,30 +183,8 @@ fn closed_name() -> ObjectName {
     "closed-records".parse().expect("it is a name")
 }
 
-/// Whether something of `namespace` with these targets is about one of `services`.
-fn concerns(targets: &[TargetRef], namespace: &Namespace, services: &BTreeSet<ServiceName>) -> bool {
-    targets.iter().any(|target| match target {
-        TargetRef::Service(name) => services.contains(&ServiceName::new(namespace.clone(), name.clone())),
-        TargetRef::Namespace(whole) => whole == namespace,
-    })
-}
-
 fn namespaces_of(services: &BTreeSet<ServiceName>) -> HashSet<&Namespace> {
     services.iter().map(|service| &service.namespace).collect()
-}
-
-/// The part of a map that belongs to one namespace.
-fn in_namespace<'a, V>(
-    map: &'a BTreeMap<(Namespace, ObjectName), V>,
-    namespace: &'a Namespace,
-) -> impl Iterator<Item = &'a V> {
-    let first = (namespace.clone(), smallest_name());
-    map.range(first..).take_while(move |((found, _), _)| found == namespace).map(|(_, value)| value)
-}
-
-/// No name sorts before it: `0` is the first character that a name may have at its start.
-fn smallest_name() -> ObjectName {
-    "0".parse().expect("a digit is a name")
 }
 
 #[cfg(test)]

@@ -1,38 +1,48 @@
 //! What follows from everything that is configured and everybody who is there: the endpoints of each service, and what
 //! each node hosts.
 //!
-//! Pure, and made once per change for all readers: sessions of a thousand agents share its endpoints. An endpoint that
-//! did not change stays the same object in memory, so that comparing views costs next to nothing.
+//! Pure, and made once per change for all readers: sessions of a thousand agents share its endpoints. What did not change
+//! is taken over from the world before, so that one registration among ten thousand costs next to nothing, and an
+//! endpoint that did not change stays the same object in memory, so that comparing views costs as little.
+
+mod changes;
+mod place;
+mod targets;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use weft_identity::{
-    denied::{Denylist, Subject},
-    spiffe::SpiffeId,
-};
+use weft_identity::denied::Denylist;
 use weft_policy::{
-    model::{Endpoint, EndpointState, Service, Workload},
-    name::{Namespace, NodeName, ObjectName, ServiceName},
+    model::{AuthorizationPolicy, Endpoint, TcpRoute, TrafficPolicy},
+    name::{Namespace, NodeName, ServiceName},
 };
 
-use crate::{
-    catalog::{Catalog, Scoped},
-    denied::{self, What},
-    enrollment::{Enrollments, Grant},
-    liveness::{Standing, Standings},
+pub use self::{changes::Mark, targets::Targeted};
+use self::{
+    changes::{Changes, Touched},
+    place::{Ground, Placed},
+    targets::Targets,
 };
+use crate::{catalog::Catalog, enrollment::Enrollments, liveness::Standings};
 
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct World {
     catalog: Arc<Catalog>,
     standings: Standings,
-    endpoints: BTreeMap<ServiceName, Vec<Arc<Endpoint>>>,
-    hosts: BTreeMap<NodeName, Hosted>,
+    enrollments: Arc<Enrollments>,
+    /// In the order of the workloads' names.
+    placed: Vec<Arc<Placed>>,
+    endpoints: BTreeMap<ServiceName, Arc<[Arc<Endpoint>]>>,
+    hosts: BTreeMap<NodeName, Arc<Hosted>>,
+    targets: Targets,
     denied: Denylist,
+    changes: Changes,
 }
 
 /// What runs on one node.
@@ -50,37 +60,24 @@ impl World {
     /// What follows from `catalog` and `standings`. `before` is the world that this one replaces.
     #[must_use]
     pub fn derive(catalog: Arc<Catalog>, standings: Standings, before: Option<&Self>) -> Self {
-        let enrollments = Enrollments::of(&catalog);
-        let mut old: HashMap<(&ServiceName, &ObjectName), &Arc<Endpoint>> = HashMap::new();
-        let known = before.into_iter().flat_map(|world| world.endpoints.iter());
-        for (service, endpoints) in known {
-            old.extend(endpoints.iter().map(|endpoint| ((service, &endpoint.workload), endpoint)));
-        }
-        let mut endpoints: BTreeMap<ServiceName, Vec<Arc<Endpoint>>> = BTreeMap::new();
-        let mut hosts: BTreeMap<NodeName, Hosted> = BTreeMap::new();
-        for (scoped, workload) in catalog.workloads() {
-            let host = hosts.entry(workload.node.clone()).or_default();
-            host.workloads += 1;
-            host.namespaces.insert(scoped.0.clone());
-            if is_denied(&catalog, workload) {
-                continue;
-            }
-            let Some(grant) = enrollments.grant(&catalog, &workload.node, &workload.identity) else {
-                continue;
-            };
-            for service in served(&catalog, scoped, workload, &grant) {
-                let name = service.service_name();
-                host.services.insert(name.clone());
-                let Some(endpoint) = endpoint(&catalog, &standings, workload, &grant, &service) else {
-                    continue;
-                };
-                let kept = old.get(&(&name, &scoped.1)).filter(|old| ****old == endpoint);
-                let endpoint = kept.map_or_else(|| Arc::new(endpoint), |old| Arc::clone(old));
-                endpoints.entry(name).or_default().push(endpoint);
-            }
-        }
+        let kept = before.filter(|before| before.catalog.shares_enrollments_with(&catalog));
+        let enrollments = kept
+            .map_or_else(|| Arc::new(Enrollments::of(&catalog)), |before| Arc::clone(&before.enrollments));
+        let is_same =
+            before.is_some_and(|before| before.catalog.places_as(&catalog) && before.standings == standings);
+        let ground = Ground { catalog: &catalog, standings: &standings, enrollments: &enrollments, is_same };
+        let mut touched = Touched::default();
+        let placed = place_all(&ground, before, &mut touched);
+        let mut endpoints = before.map(|before| before.endpoints.clone()).unwrap_or_default();
+        replace_endpoints(&mut endpoints, &placed, &touched.services);
+        let mut hosts = before.map(|before| before.hosts.clone()).unwrap_or_default();
+        replace_hosts(&mut hosts, &placed, &touched.nodes);
+        let old = before.map(|before| (&*before.catalog, &before.targets));
+        let targets = Targets::of(&catalog, old, &mut touched);
+        touched.common |= before.is_none_or(|before| !before.catalog.tells_as(&catalog));
+        let changes = before.map_or_else(Changes::first, |before| before.changes.next(touched));
         let denied = denylist(&catalog, before);
-        Self { catalog, standings, endpoints, hosts, denied }
+        Self { catalog, standings, enrollments, placed, endpoints, hosts, targets, denied, changes }
     }
 
     /// What is configured.
@@ -98,7 +95,7 @@ impl World {
     /// The endpoints of a service that callers are shown, in the order of their workloads' names.
     #[must_use]
     pub fn endpoints(&self, service: &ServiceName) -> &[Arc<Endpoint>] {
-        self.endpoints.get(service).map_or(&[], Vec::as_slice)
+        self.endpoints.get(service).map_or(&[], |endpoints| endpoints)
     }
 
     /// Who is refused by every agent.
@@ -110,17 +107,115 @@ impl World {
     /// What runs on a node; `None` when nothing does.
     #[must_use]
     pub fn hosted(&self, node: &NodeName) -> Option<&Hosted> {
-        self.hosts.get(node)
+        self.hosts.get(node).map(|hosted| &**hosted)
+    }
+
+    /// The policies by what they are about.
+    #[must_use]
+    pub fn policies(&self) -> &Targeted<AuthorizationPolicy> {
+        &self.targets.policies
+    }
+
+    /// The settings of destinations by what they are about.
+    #[must_use]
+    pub fn traffic(&self) -> &Targeted<TrafficPolicy> {
+        &self.targets.traffic
+    }
+
+    /// The routes that take connections of a service.
+    #[must_use]
+    pub fn routes(&self, service: &ServiceName) -> &[Arc<TcpRoute>] {
+        self.targets.routes.get(service).map_or(&[], Vec::as_slice)
+    }
+
+    /// Where this world stands among those that follow one another.
+    #[must_use]
+    pub const fn mark(&self) -> &Mark {
+        self.changes.now()
+    }
+
+    /// Whether the view of `node` of `services` may differ from the one that was built at `mark`. The services are all that
+    /// the view was about: those asked for, those hosted, and those to which routes lead.
+    pub fn concerns<'a>(
+        &self,
+        mark: &Mark,
+        node: &NodeName,
+        services: impl IntoIterator<Item = &'a ServiceName>,
+    ) -> bool {
+        self.changes.concern(mark, node, services)
     }
 }
 
-/// Whether nobody is to be sent to a workload, because its node is banned or its identity is revoked.
-fn is_denied(catalog: &Catalog, workload: &Workload) -> bool {
-    if catalog.denied().is_empty() {
-        return false;
+/// What follows from each workload, and whom that which differs touches.
+fn place_all(ground: &Ground<'_>, before: Option<&World>, touched: &mut Touched) -> Vec<Arc<Placed>> {
+    let mut all = Vec::with_capacity(ground.catalog.workloads().len());
+    let mut touch = |placed: &Placed| {
+        touched.services.extend(placed.hosts.iter().cloned());
+        touched.nodes.push(placed.workload.node.clone());
+    };
+    // Both are in the order of the names.
+    let mut old = before.map_or(&[][..], |before| &before.placed).iter().peekable();
+    for (name, workload) in ground.catalog.workloads() {
+        while let Some(gone) = old.next_if(|old| old.name < *name) {
+            touch(gone);
+        }
+        let known = old.next_if(|old| old.name == *name);
+        let placed = ground.place(name, workload, known);
+        if !known.is_some_and(|known| Arc::ptr_eq(known, &placed)) {
+            known.into_iter().for_each(|known| touch(known));
+            touch(&placed);
+        }
+        all.push(placed);
     }
-    let identity = What::Subject(Subject::Identity(workload.identity.clone()));
-    denied::banned(catalog, &workload.node).is_some() || catalog.denied().contains_key(&identity.id())
+    old.for_each(|gone| touch(gone));
+    all
+}
+
+/// Collects the endpoints of those services anew.
+fn replace_endpoints(
+    endpoints: &mut BTreeMap<ServiceName, Arc<[Arc<Endpoint>]>>,
+    placed: &[Arc<Placed>],
+    services: &[ServiceName],
+) {
+    let mut lists: BTreeMap<&ServiceName, Vec<Arc<Endpoint>>> =
+        services.iter().map(|service| (service, Vec::new())).collect();
+    if lists.is_empty() {
+        return;
+    }
+    for endpoint in placed.iter().flat_map(|placed| &placed.endpoints) {
+        if let Some(list) = lists.get_mut(&endpoint.service) {
+            list.push(Arc::clone(endpoint));
+        }
+    }
+    for (service, list) in lists {
+        if list.is_empty() {
+            endpoints.remove(service);
+        } else {
+            endpoints.insert(service.clone(), list.into());
+        }
+    }
+}
+
+/// Collects what those nodes host anew.
+fn replace_hosts(hosts: &mut BTreeMap<NodeName, Arc<Hosted>>, placed: &[Arc<Placed>], nodes: &[NodeName]) {
+    let mut found: BTreeMap<&NodeName, Hosted> = nodes.iter().map(|node| (node, Hosted::default())).collect();
+    if found.is_empty() {
+        return;
+    }
+    for placed in placed {
+        if let Some(host) = found.get_mut(&placed.workload.node) {
+            host.workloads += 1;
+            host.namespaces.insert(placed.name.0.clone());
+            host.services.extend(placed.hosts.iter().cloned());
+        }
+    }
+    for (node, host) in found {
+        if host.workloads == 0 {
+            hosts.remove(node);
+        } else {
+            hosts.insert(node.clone(), Arc::new(host));
+        }
+    }
 }
 
 /// The denylist that agents are told. Made anew only when a record has changed; its pages stay the same objects.
@@ -131,148 +226,4 @@ fn denylist(catalog: &Catalog, before: Option<&World>) -> Denylist {
     }
     let entries = catalog.denied().values().flat_map(|kept| kept.record.entries());
     Denylist::of(entries, before.map_or(&none, |before| &before.denied))
-}
-
-/// The services that a workload says it serves, that its enrollments let it serve, and that take it.
-fn served(catalog: &Catalog, scoped: &Scoped, workload: &Workload, grant: &Grant) -> Vec<Arc<Service>> {
-    if grant.namespace != scoped.0 {
-        return Vec::new();
-    }
-    let own = workload.services.iter().filter(|service| grant.services.contains(*service));
-    let found = own.filter_map(|name| {
-        catalog.services().get(&ServiceName::new(scoped.0.clone(), name.clone())).cloned()
-    });
-    // What a closed namespace says of others that may serve may be what somebody else wrote.
-    let closed = catalog.closed(&scoped.0).is_some();
-    let own_account = |service: &Service| {
-        SpiffeId::workload(catalog.trust_domain(), scoped.0.as_str(), service.metadata.name.as_str())
-            .is_ok_and(|own| own == workload.identity)
-    };
-    let takes = |service: &Arc<Service>| {
-        (!closed || own_account(service))
-            && service.may_be_served_by(&workload.identity, catalog.trust_domain())
-            && service.selects(&grant.labels)
-    };
-    found.filter(takes).collect()
-}
-
-/// The endpoint as callers see it; `None` while it has no label, no address, or is withdrawn.
-fn endpoint(
-    catalog: &Catalog,
-    standings: &Standings,
-    workload: &Workload,
-    grant: &Grant,
-    service: &Service,
-) -> Option<Endpoint> {
-    let name = service.service_name();
-    let state = match standings.of(&name, &workload.metadata.name) {
-        Standing::Confirmed => EndpointState::Confirmed,
-        Standing::Unconfirmed => EndpointState::Unconfirmed,
-        Standing::Withdrawn => return None,
-    };
-    let node = &catalog.nodes().get(&workload.node)?.record;
-    if node.advertise.is_empty() {
-        return None;
-    }
-    Some(Endpoint {
-        service: name,
-        workload: workload.metadata.name.clone(),
-        node: workload.node.clone(),
-        identity: workload.identity.clone(),
-        label: workload.label.clone()?,
-        addresses: node.advertise.clone(),
-        weight: workload.weight,
-        locality: workload.locality.clone(),
-        labels: grant.labels.clone(),
-        boot: node.boot,
-        state,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use weft_policy::model::{Key, Kind, Resource};
-
-    use super::*;
-    use crate::samples;
-
-    fn world(change: impl FnOnce(&mut Catalog)) -> World {
-        let mut catalog = samples::shop();
-        change(&mut catalog);
-        World::derive(Arc::new(catalog), Standings::default(), None)
-    }
-
-    fn charge() -> ServiceName {
-        samples::service_name("charge", "shop")
-    }
-
-    fn key(kind: Kind, name: &str) -> Key {
-        Key { kind, namespace: Some("shop".parse().unwrap()), name: name.parse().unwrap() }
-    }
-
-    #[test]
-    fn an_endpoint_joins_workload_node_and_enrollment() {
-        let world = world(|_| {});
-        let [endpoint] = world.endpoints(&charge()) else { panic!("one endpoint") };
-        assert_eq!(endpoint.identity.to_string(), "spiffe://corp.example/ns/shop/sa/charge");
-        assert_eq!(endpoint.addresses[0].to_string(), "192.0.2.2:7443");
-        assert_eq!((endpoint.boot, endpoint.state), (1, EndpointState::Confirmed));
-        assert_eq!(endpoint.labels["app"], "charge");
-        assert!(world.hosted(&"hostb".parse().unwrap()).unwrap().services.contains(&charge()));
-    }
-
-    #[test]
-    fn a_deleted_enrollment_takes_its_endpoints_with_it() {
-        let world = world(|catalog| catalog.remove(&key(Kind::WorkloadEnrollment, "charge")));
-        assert!(world.endpoints(&charge()).is_empty());
-        assert!(world.hosted(&"hostb".parse().unwrap()).unwrap().services.is_empty());
-    }
-
-    #[test]
-    fn an_identity_that_is_not_the_services_does_not_serve_it_unless_it_is_listed() {
-        let stranger = |catalog: &mut Catalog| {
-            let mut workload = samples::workload("charge-1", "shop", "hostb", &["charge"]);
-            workload.identity = samples::identity("shop", "other");
-            catalog.put(Resource::Workload(workload));
-            let mut wide = samples::enrollment("wide", "shop", &["hostb"], "**");
-            wide.services = Some(vec!["charge".parse().unwrap()]);
-            catalog.put(Resource::WorkloadEnrollment(wide));
-        };
-        assert!(world(stranger).endpoints(&charge()).is_empty());
-        let listed = world(|catalog| {
-            stranger(catalog);
-            let mut service = samples::service("charge", "shop");
-            service.identities = vec![samples::identity("shop", "other")];
-            catalog.put(Resource::Service(service));
-        });
-        assert_eq!(listed.endpoints(&charge()).len(), 1);
-    }
-
-    #[test]
-    fn labels_come_from_the_enrollment_and_the_selector_asks_for_them() {
-        let select = |wanted: &str| {
-            let labels = BTreeMap::from([("app".to_owned(), wanted.to_owned())]);
-            world(|catalog| {
-                let mut service = samples::service("charge", "shop");
-                service.selector = Some(labels);
-                catalog.put(Resource::Service(service));
-                let mut workload = samples::workload("charge-1", "shop", "hostb", &["charge"]);
-                workload.metadata.labels = BTreeMap::from([("app".to_owned(), "forged".to_owned())]);
-                catalog.put(Resource::Workload(workload));
-            })
-        };
-        assert_eq!(select("charge").endpoints(&charge()).len(), 1);
-        assert!(select("forged").endpoints(&charge()).is_empty());
-    }
-
-    #[test]
-    fn an_endpoint_that_did_not_change_stays_the_same_object() {
-        let before = world(|_| {});
-        let mut catalog = before.catalog().as_ref().clone();
-        catalog.put(Resource::Service(samples::service("more", "shop")));
-        let after = World::derive(Arc::new(catalog), Standings::default(), Some(&before));
-        assert!(Arc::ptr_eq(&before.endpoints(&charge())[0], &after.endpoints(&charge())[0]));
-    }
 }

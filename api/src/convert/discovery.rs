@@ -28,8 +28,16 @@ pub enum DeltaFault {
 /// The message that carries `delta`; `digest` is [`record::view_digest`] of the view after it.
 #[must_use]
 pub fn delta_to_message(delta: &Delta, digest: [u8; 32]) -> pb::Delta {
-    let object = |object: &ViewObject| record::encode_view_object(object, revision(object, delta.to));
-    let upserts: Vec<_> = delta.upserts.iter().map(object).collect();
+    let object = |object: &ViewObject| record::encode_view_object(object, 0);
+    message_of(delta, delta.upserts.iter().map(object).collect(), digest)
+}
+
+/// The same of upserts that were encoded before, of whatever revision: those of `delta`, in the same order.
+#[must_use]
+pub fn message_of(delta: &Delta, mut upserts: Vec<pb::Object>, digest: [u8; 32]) -> pb::Delta {
+    for (message, object) in upserts.iter_mut().zip(&delta.upserts) {
+        message.revision = revision(object, delta.to);
+    }
     let removes: Vec<_> = delta.removes.iter().map(record::key_to_message).collect();
     pb::Delta {
         from: delta.from.0,

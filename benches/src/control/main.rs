@@ -4,12 +4,16 @@
 //! a row changes something, waits for the end of the last flow that it concerns, and undoes it. Time runs from before
 //! the command is started, so a figure holds the start of that process and the commit as well.
 //!
+//! `scale` measures a mesh of a thousand simulated agents instead ([`scale`]).
+//!
 //! A further row is a variant of [`Row`] and what it does in [`Row::change`] and [`Row::undo`].
 
 #[path = "../clock.rs"]
 mod clock;
 mod flows;
 mod mesh;
+mod plane;
+mod scale;
 #[path = "../stats.rs"]
 #[allow(dead_code, reason = "the medians are for the other binary")]
 mod stats;
@@ -22,7 +26,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::flows::Flows;
 use crate::mesh::{HUB, Mesh};
@@ -46,11 +50,19 @@ struct Arguments {
     #[arg(long, value_enum)]
     only: Vec<Row>,
     /// Exit with 1 when the target is missed
-    #[arg(long)]
+    #[arg(long, global = true)]
     gate: bool,
     /// The `weft` binary to measure; the one beside this binary, if absent
-    #[arg(long, env = "WEFT_BENCH_BINARY")]
+    #[arg(long, global = true, env = "WEFT_BENCH_BINARY")]
     weft: Option<PathBuf>,
+    #[command(subcommand)]
+    what: Option<What>,
+}
+
+/// What is measured instead of the rows.
+#[derive(Debug, Subcommand)]
+enum What {
+    Scale(scale::Scale),
 }
 
 /// What is changed.
@@ -124,6 +136,9 @@ fn measure(arguments: &Arguments) -> Result<ExitCode> {
         None => std::env::current_exe()?.with_file_name("weft"),
     };
     ensure!(binary.is_file(), "there is no weft at {} (build it, or give --weft)", binary.display());
+    if let Some(What::Scale(scale)) = &arguments.what {
+        return scale::measure(&binary, scale, arguments.gate);
+    }
     let mesh = Mesh::start(&binary, usize::from(arguments.agents))?;
     let rows = if arguments.only.is_empty() { Row::ALL.to_vec() } else { arguments.only.clone() };
     let heading =

@@ -56,10 +56,20 @@ impl Delta {
     /// The difference from `old`, at revision `from`, to `new`, at revision `to`.
     #[must_use]
     pub fn diff(old: &View, new: &View, from: Revision, to: Revision) -> Self {
-        let changed = |(key, object): &(&ViewKey, &ViewObject)| old.get(key) != Some(*object);
-        let upserts = new.iter().filter(changed).map(|(_, object)| object.clone()).collect();
-        let gone = old.iter().filter(|(key, _)| new.get(key).is_none());
-        Self { from, to, full: false, upserts, removes: gone.map(|(key, _)| key.clone()).collect() }
+        let (mut upserts, mut removes) = (Vec::new(), Vec::new());
+        // Both are in the order of their keys, so each is gone through once.
+        let mut old = old.iter().peekable();
+        for (key, object) in new {
+            while let Some((gone, _)) = old.next_if(|(held, _)| *held < key) {
+                removes.push(gone.clone());
+            }
+            let held = old.next_if(|(held, _)| *held == key);
+            if held.is_none_or(|(_, held)| held != object) {
+                upserts.push(object.clone());
+            }
+        }
+        removes.extend(old.map(|(gone, _)| gone.clone()));
+        Self { from, to, full: false, upserts, removes }
     }
 
     /// The whole of `view`, at revision `to`.

@@ -43,6 +43,14 @@ fn a_view_of_another_trust_domain_is_refused() {
 }
 
 #[test]
+fn of_two_objects_under_one_key_the_later_one_stays() {
+    let key = ViewKey::AuthorizationPolicy("shop".parse().unwrap(), "charge".parse().unwrap());
+    let lost = |why: &str| Unreadable { key: key.clone(), targets: Vec::new(), why: why.to_owned() };
+    let view: View = ["first", "second", "third"].map(lost).into_iter().collect();
+    assert_eq!((view.len(), view.get(&key)), (1, Some(&lost("third").into())));
+}
+
+#[test]
 fn every_fault_is_told_at_once() {
     let mut view = view([service("charge", "shop")]);
     view.insert(endpoint("gone", "shop", 1));

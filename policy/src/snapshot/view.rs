@@ -164,6 +164,38 @@ impl ViewObject {
         }
     }
 
+    /// Where the object is in memory: for as long as anybody has it, no other object is there.
+    #[must_use]
+    pub fn address(&self) -> usize {
+        match self {
+            Self::Mesh(object) => Arc::as_ptr(object).addr(),
+            Self::Namespace(object) => Arc::as_ptr(object).addr(),
+            Self::Service(object) => Arc::as_ptr(object).addr(),
+            Self::Endpoint(object) => Arc::as_ptr(object).addr(),
+            Self::TcpRoute(object) => Arc::as_ptr(object).addr(),
+            Self::TrafficPolicy(object) => Arc::as_ptr(object).addr(),
+            Self::AuthorizationPolicy(object) => Arc::as_ptr(object).addr(),
+            Self::Unreadable(object) => Arc::as_ptr(object).addr(),
+            Self::Denied(object) => Arc::as_ptr(object).addr(),
+        }
+    }
+
+    /// How many have the object, this one among them.
+    #[must_use]
+    pub fn holders(&self) -> usize {
+        match self {
+            Self::Mesh(object) => Arc::strong_count(object),
+            Self::Namespace(object) => Arc::strong_count(object),
+            Self::Service(object) => Arc::strong_count(object),
+            Self::Endpoint(object) => Arc::strong_count(object),
+            Self::TcpRoute(object) => Arc::strong_count(object),
+            Self::TrafficPolicy(object) => Arc::strong_count(object),
+            Self::AuthorizationPolicy(object) => Arc::strong_count(object),
+            Self::Unreadable(object) => Arc::strong_count(object),
+            Self::Denied(object) => Arc::strong_count(object),
+        }
+    }
+
     /// Whether both are the very same object in memory: equal without looking.
     fn is_shared_with(&self, other: &Self) -> bool {
         match (self, other) {
@@ -292,9 +324,22 @@ impl View {
 
 impl<O: Into<ViewObject>> FromIterator<O> for View {
     fn from_iter<I: IntoIterator<Item = O>>(objects: I) -> Self {
-        let mut view = Self::new();
-        view.extend(objects);
-        view
+        let mut keyed: Vec<(ViewKey, ViewObject)> = Vec::new();
+        keyed.extend(objects.into_iter().map(|object| {
+            let object = object.into();
+            (object.key(), object)
+        }));
+        // Sorted once, at little cost when they come in order. Of two under one key the later one stays, as with `insert`:
+        // what closes something is put over what opens it.
+        keyed.sort_by(|(one, _), (other, _)| one.cmp(other));
+        keyed.dedup_by(|later, earlier| {
+            let same = later.0 == earlier.0;
+            if same {
+                std::mem::swap(later, earlier);
+            }
+            same
+        });
+        Self(keyed.into_iter().collect())
     }
 }
 

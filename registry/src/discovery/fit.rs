@@ -5,9 +5,13 @@
 //! soon as this one is answered. Nobody loses a call by it: a caller meanwhile dials the endpoints that it has. Of a
 //! denylist of more than 3 MiB an agent that has just joined learns the last pages a round trip later.
 
+use std::sync::Arc;
+
 use prost::Message;
-use weft_api::{channel::MAX_MESSAGE_BYTES, convert::discovery::delta_to_message, pb::discovery as pb};
+use weft_api::{channel::MAX_MESSAGE_BYTES, pb::discovery as pb};
 use weft_policy::snapshot::{Delta, View, ViewKey, ViewObject};
+
+use super::encodings::Encodings;
 
 /// What an update may weigh: the digest and the envelope around it take the rest.
 const MAX_UPDATE_BYTES: usize = MAX_MESSAGE_BYTES - 4 * 1024;
@@ -23,15 +27,20 @@ pub struct TooLarge {
 }
 
 /// The message of `delta`, which leads to `view`, and the view that it really leads to. `held` is what it starts from,
-/// if it does not start from nothing. The digest is the caller's to fill in.
+/// if it does not start from nothing. When everything fits that is `view` itself. The digest is the caller's to fill in.
 ///
 /// # Errors
 ///
 /// [`TooLarge`].
-pub(super) fn fit(delta: Delta, view: View, held: Option<&View>) -> Result<(pb::Delta, View), TooLarge> {
-    let whole = delta_to_message(&delta, [0; 32]);
+pub(super) fn fit(
+    delta: Delta,
+    view: &Arc<View>,
+    held: Option<&View>,
+    encodings: &Encodings,
+) -> Result<(pb::Delta, Arc<View>), TooLarge> {
+    let whole = encodings.message(&delta);
     if whole.encoded_len() <= MAX_UPDATE_BYTES {
-        return Ok((whole, view));
+        return Ok((whole, Arc::clone(view)));
     }
     let upserts = delta.upserts.iter().zip(&whole.upserts);
     let weight = |message: &pb::Object| message.encoded_len() + FRAME_BYTES;
@@ -54,7 +63,7 @@ pub(super) fn fit(delta: Delta, view: View, held: Option<&View>) -> Result<(pb::
     if bytes > MAX_UPDATE_BYTES {
         return Err(TooLarge { bytes });
     }
-    let mut reached = view;
+    let mut reached = View::clone(view);
     let mut kept: Vec<_> = others.into_iter().map(|(object, _)| object.clone()).collect();
     for (object, weight) in pages.into_iter().chain(endpoints) {
         if bytes + weight <= MAX_UPDATE_BYTES {
@@ -66,7 +75,7 @@ pub(super) fn fit(delta: Delta, view: View, held: Option<&View>) -> Result<(pb::
     }
     kept.sort_by_key(ViewObject::key);
     let part = Delta { upserts: kept, ..delta };
-    Ok((delta_to_message(&part, [0; 32]), reached))
+    Ok((encodings.message(&part), Arc::new(reached)))
 }
 
 /// Leaves an endpoint or a page as the agent has it.
@@ -88,7 +97,7 @@ mod tests {
     use super::*;
     use crate::samples;
 
-    fn view(endpoints: usize, boot: u64) -> View {
+    fn view(endpoints: usize, boot: u64) -> Arc<View> {
         let service: Service = samples::service("charge", "shop");
         let mut view: View =
             [ViewObject::from(samples::mesh()), ViewObject::from(service)].into_iter().collect();
@@ -107,27 +116,28 @@ mod tests {
                 state: EndpointState::Confirmed,
             });
         }
-        view
+        Arc::new(view)
     }
 
     #[test]
     fn an_update_that_fits_goes_out_whole() {
         let all = view(100, 1);
-        let (message, reached) = fit(Delta::full(&all, Revision(1)), all.clone(), None).unwrap();
+        let (message, reached) =
+            fit(Delta::full(&all, Revision(1)), &all, None, &Encodings::default()).unwrap();
         assert_eq!((message.upserts.len(), &reached), (102, &all));
     }
 
     #[test]
     fn twenty_thousand_endpoints_come_in_several_messages_and_all_arrive() {
         let all = view(20_000, 1);
-        let mut held = View::new();
+        let (mut held, encodings) = (Arc::new(View::new()), Encodings::default());
         let mut delta = Delta::full(&all, Revision(1));
         let mut messages = 0;
         while !delta.is_empty() {
-            let before = (!delta.full).then_some(&held);
-            let (message, reached) = fit(delta, all.clone(), before).unwrap();
+            let before = (!delta.full).then_some(&*held);
+            let (message, reached) = fit(delta, &all, before, &encodings).unwrap();
             assert!(message.encoded_len() <= MAX_UPDATE_BYTES);
-            held = held.apply(&delta_from_message(message).unwrap()).unwrap();
+            held = Arc::new(held.apply(&delta_from_message(message).unwrap()).unwrap());
             assert_eq!(held, reached);
             assert!(held.get(&ViewKey::Service(samples::service_name("charge", "shop"))).is_some());
             delta = Delta::diff(&held, &all, Revision(1), Revision(1));
@@ -141,8 +151,8 @@ mod tests {
     fn endpoints_that_wait_stay_as_they_are_held() {
         let (old, new) = (view(20_000, 1), view(20_000, 2));
         let delta = Delta::diff(&old, &new, Revision(1), Revision(2));
-        let (message, reached) = fit(delta, new, Some(&old)).unwrap();
-        assert_eq!(old.apply(&delta_from_message(message).unwrap()).unwrap(), reached);
+        let (message, reached) = fit(delta, &new, Some(&old), &Encodings::default()).unwrap();
+        assert_eq!(old.apply(&delta_from_message(message).unwrap()).unwrap(), *reached);
         assert_eq!(reached.len(), old.len());
     }
 }

@@ -9,17 +9,20 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use weft_api::{pb::discovery as pb, record::view_digest};
+use weft_api::pb::discovery as pb;
 use weft_policy::{
     name::{NodeName, ServiceName},
     snapshot::{Delta, Revision, View},
 };
 
-use super::fit::{TooLarge, fit};
+use super::{
+    encodings::Encodings,
+    fit::{TooLarge, fit},
+};
 use crate::{
     nodes::shown,
     view::{self, Interest},
-    world::World,
+    world::{Mark, World},
 };
 
 /// The most services that one agent may ask for; agents forget unused ones at 1,000 (decisions.md).
@@ -37,10 +40,17 @@ pub struct Held {
 }
 
 impl Held {
-    fn new(revision: Revision, view: View) -> Self {
-        let digest = view_digest(&view);
-        Self { revision, view: Arc::new(view), digest }
+    fn new(revision: Revision, view: Arc<View>, encodings: &Encodings) -> Self {
+        let digest = encodings.view_digest(&view);
+        Self { revision, view, digest }
     }
+}
+
+/// Where a view was built, and what it is about: until something of that changes, it would come out the same.
+#[derive(Debug)]
+struct Built {
+    at: Mark,
+    about: BTreeSet<ServiceName>,
 }
 
 /// An update that was sent and is not answered.
@@ -50,6 +60,8 @@ struct Waiting {
     held: Held,
     /// What it should hold; more than that, if not everything fitted into one update.
     wanted: Arc<View>,
+    /// Where that was built.
+    built: Built,
 }
 
 /// What an agent did against the protocol.
@@ -76,6 +88,8 @@ pub struct Session {
     refused: Option<Arc<View>>,
     /// Whether the agent has been told anything on this stream.
     begun: bool,
+    /// Where there was nothing to tell.
+    quiet: Option<Built>,
 }
 
 impl Session {
@@ -88,8 +102,8 @@ impl Session {
         if services.len() > MAX_SUBSCRIPTIONS {
             return Err(Breach::TooManySubscriptions);
         }
-        let (unknown, waiting, refused) = (BTreeSet::new(), None, None);
-        Ok(Self { node, services, unknown, held, waiting, refused, begun: false })
+        let (unknown, waiting, refused, quiet) = (BTreeSet::new(), None, None, None);
+        Ok(Self { node, services, unknown, held, waiting, refused, begun: false, quiet })
     }
 
     /// What the agent may go on from that says it holds the view of `digest` at `revision`: `kept`, if it was left with
@@ -101,6 +115,7 @@ impl Session {
         services: &BTreeSet<ServiceName>,
         (revision, digest): (Revision, &[u8]),
         kept: Option<Held>,
+        encodings: &Encodings,
     ) -> Option<Held> {
         if revision == Revision(0) || revision > shown(world.catalog().revision()) {
             return None;
@@ -109,7 +124,7 @@ impl Session {
             return Some(kept);
         }
         let now = view::build(world, &Interest::of_node(world, node, services.clone()));
-        Some(Held::new(revision, now)).filter(|held| held.digest == digest)
+        Some(Held::new(revision, Arc::new(now), encodings)).filter(|held| held.digest == digest)
     }
 
     /// Changes what is asked for.
@@ -131,6 +146,7 @@ impl Session {
             return Err(Breach::TooManySubscriptions);
         }
         self.services = services;
+        self.quiet = None;
         Ok(())
     }
 
@@ -148,13 +164,19 @@ impl Session {
     /// # Errors
     ///
     /// [`TooLarge`] when not even what decides fits into a message.
-    pub fn poll_update(&mut self, world: &World) -> Result<Option<pb::Delta>, TooLarge> {
-        if self.waiting.is_some() {
+    pub fn poll_update(
+        &mut self,
+        world: &World,
+        encodings: &Encodings,
+    ) -> Result<Option<pb::Delta>, TooLarge> {
+        if self.waiting.is_some() || self.stays_quiet(world) {
             return Ok(None);
         }
         let interest = Interest::of_node(world, &self.node, self.services.clone());
-        let view = view::build(world, &interest);
+        let (view, about) = view::scoped(world, &interest);
+        let built = Built { at: world.mark().clone(), about };
         if self.refused.as_ref().is_some_and(|refused| **refused == view) {
+            self.quiet = Some(built);
             return Ok(None);
         }
         let to = shown(world.catalog().revision());
@@ -162,6 +184,7 @@ impl Session {
             Some(held) if held.revision <= to => {
                 let delta = Delta::diff(&held.view, &view, held.revision, to);
                 if delta.is_empty() && self.begun {
+                    self.quiet = Some(built);
                     return Ok(None);
                 }
                 delta
@@ -170,12 +193,12 @@ impl Session {
             Some(_) | None => Delta::full(&view, to),
         };
         let held = self.held.as_ref().filter(|_| !delta.full).map(|held| &*held.view);
-        let wanted = Arc::new(view.clone());
-        let (message, reached) = fit(delta, view, held)?;
-        let next = Held::new(to, reached);
+        let wanted = Arc::new(view);
+        let (message, reached) = fit(delta, &wanted, held, encodings)?;
+        let next = Held::new(to, reached, encodings);
         let message = pb::Delta { view_digest: next.digest.to_vec(), ..message };
-        self.begun = true;
-        self.waiting = Some(Waiting { held: next, wanted });
+        (self.begun, self.quiet) = (true, None);
+        self.waiting = Some(Waiting { held: next, wanted, built });
         Ok(Some(message))
     }
 
@@ -185,7 +208,10 @@ impl Session {
     ///
     /// [`Breach::NotSent`].
     pub fn ack(&mut self, revision: Revision) -> Result<(), Breach> {
-        self.held = Some(self.answered(revision)?.held);
+        let Waiting { held, wanted, built } = self.answered(revision)?;
+        // What did not fit into the update is due now.
+        self.quiet = Arc::ptr_eq(&held.view, &wanted).then_some(built);
+        self.held = Some(held);
         self.refused = None;
         Ok(())
     }
@@ -198,6 +224,11 @@ impl Session {
     pub fn nack(&mut self, revision: Revision) -> Result<(), Breach> {
         self.refused = Some(self.answered(revision)?.wanted);
         Ok(())
+    }
+
+    /// Whether nothing that this agent is told has changed since there was nothing to tell.
+    fn stays_quiet(&self, world: &World) -> bool {
+        self.quiet.as_ref().is_some_and(|quiet| !world.concerns(&quiet.at, &self.node, &quiet.about))
     }
 
     fn answered(&mut self, revision: Revision) -> Result<Waiting, Breach> {
@@ -221,7 +252,7 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use weft_api::convert::discovery::delta_from_message;
+    use weft_api::{convert::discovery::delta_from_message, record::view_digest};
     use weft_policy::model::{Key, Kind, Resource};
 
     use super::*;
@@ -247,6 +278,15 @@ mod tests {
         Session::new("hosta".parse().unwrap(), asking_for(services), held).unwrap()
     }
 
+    fn poll(session: &mut Session, world: &World) -> Option<pb::Delta> {
+        session.poll_update(world, &Encodings::default()).unwrap()
+    }
+
+    fn resumed(catalog: &Catalog, claim: (Revision, &[u8]), kept: Option<Held>) -> Option<Held> {
+        let (node, services) = ("hosta".parse().unwrap(), asking_for(&["charge"]));
+        Session::resumed(&world(catalog), &node, &services, claim, kept, &Encodings::default())
+    }
+
     fn service(name: &str) -> Key {
         Key { kind: Kind::Service, namespace: Some("shop".parse().unwrap()), name: name.parse().unwrap() }
     }
@@ -255,17 +295,17 @@ mod tests {
     fn a_new_agent_gets_everything_and_then_differences() {
         let mut catalog = samples::shop();
         let mut session = session(&["charge"], None);
-        let first = session.poll_update(&world(&catalog)).unwrap().unwrap();
+        let first = poll(&mut session, &world(&catalog)).unwrap();
         assert!(first.full);
         session.ack(Revision(first.to)).unwrap();
-        assert!(session.poll_update(&world(&catalog)).unwrap().is_none(), "nothing has changed");
+        assert!(poll(&mut session, &world(&catalog)).is_none(), "nothing has changed");
         catalog.put(Resource::Service(samples::service("unrelated", "shop")));
         assert!(
-            session.poll_update(&world(&catalog)).unwrap().is_none(),
+            poll(&mut session, &world(&catalog)).is_none(),
             "what it did not ask for is not its business"
         );
         session.subscribe(asking_for(&["ledger"]), &BTreeSet::new()).unwrap();
-        let second = session.poll_update(&world(&catalog)).unwrap().unwrap();
+        let second = poll(&mut session, &world(&catalog)).unwrap();
         assert!(!second.full && second.removes.is_empty());
         assert_eq!(second.from, first.to);
     }
@@ -274,16 +314,16 @@ mod tests {
     fn a_slow_agent_has_one_un_acked_delta_and_then_gets_the_rest_as_one() {
         let mut catalog = samples::shop();
         let mut session = session(&["charge", "ledger"], None);
-        let first = session.poll_update(&world(&catalog)).unwrap().unwrap().to;
+        let first = poll(&mut session, &world(&catalog)).unwrap().to;
         for revision in 100..200 {
             at(&mut catalog, revision);
             let mut changed = samples::service("charge", "shop");
             changed.metadata.revision = revision;
             catalog.put(Resource::Service(changed));
-            assert!(session.poll_update(&world(&catalog)).unwrap().is_none());
+            assert!(poll(&mut session, &world(&catalog)).is_none());
         }
         session.ack(Revision(first)).unwrap();
-        let rest = session.poll_update(&world(&catalog)).unwrap().unwrap();
+        let rest = poll(&mut session, &world(&catalog)).unwrap();
         assert_eq!((rest.from, rest.to, rest.upserts.len()), (first, 199, 1));
     }
 
@@ -291,32 +331,31 @@ mod tests {
     fn resume_sends_only_a_delta() {
         let mut catalog = samples::shop();
         at(&mut catalog, 10);
-        let (node, services) = ("hosta".parse().unwrap(), asking_for(&["charge"]));
         let mut before = session(&["charge"], None);
-        let sent = before.poll_update(&world(&catalog)).unwrap().unwrap();
+        let sent = poll(&mut before, &world(&catalog)).unwrap();
         before.ack(Revision(sent.to)).unwrap();
         let kept = before.held().cloned();
         let claim = (Revision(sent.to), &sent.view_digest[..]);
 
         // Nothing has changed: an empty delta says so, also when the server has forgotten the agent.
-        let held = Session::resumed(&world(&catalog), &node, &services, claim, None);
-        let same = session(&["charge"], held).poll_update(&world(&catalog)).unwrap().unwrap();
+        let held = resumed(&catalog, claim, None);
+        let same = poll(&mut session(&["charge"], held), &world(&catalog)).unwrap();
         assert!(!same.full && same.upserts.is_empty() && same.removes.is_empty() && same.from == sent.to);
 
         // Something has: the difference, if the server remembers; everything, if not.
         at(&mut catalog, 11);
         catalog.remove(&service("charge"));
-        let held = Session::resumed(&world(&catalog), &node, &services, claim, kept);
-        let some = session(&["charge"], held).poll_update(&world(&catalog)).unwrap().unwrap();
+        let held = resumed(&catalog, claim, kept);
+        let some = poll(&mut session(&["charge"], held), &world(&catalog)).unwrap();
         assert!(!some.full && !some.removes.is_empty());
-        let held = Session::resumed(&world(&catalog), &node, &services, claim, None);
+        let held = resumed(&catalog, claim, None);
         assert!(held.is_none());
 
         // A digest that differs, or a revision that this store never had, is not gone on from.
         for claim in
             [(Revision(sent.to), &[0; 32][..]), (Revision(99), &sent.view_digest[..]), (Revision(0), &[][..])]
         {
-            assert!(Session::resumed(&world(&catalog), &node, &services, claim, None).is_none());
+            assert!(resumed(&catalog, claim, None).is_none());
         }
     }
 
@@ -325,12 +364,12 @@ mod tests {
         let mut catalog = samples::shop();
         at(&mut catalog, 10);
         let mut session = session(&["charge"], None);
-        let first = session.poll_update(&world(&catalog)).unwrap().unwrap().to;
+        let first = poll(&mut session, &world(&catalog)).unwrap().to;
         session.nack(Revision(first)).unwrap();
-        assert!(session.poll_update(&world(&catalog)).unwrap().is_none());
+        assert!(poll(&mut session, &world(&catalog)).is_none());
         at(&mut catalog, 11);
         catalog.remove(&service("charge"));
-        let again = session.poll_update(&world(&catalog)).unwrap().unwrap();
+        let again = poll(&mut session, &world(&catalog)).unwrap();
         assert!(again.full, "it still holds nothing");
     }
 
@@ -338,7 +377,7 @@ mod tests {
     fn only_what_was_sent_can_be_answered_and_only_once() {
         let mut session = session(&["charge"], None);
         assert_eq!(session.ack(Revision(1)), Err(Breach::NotSent(Revision(1))));
-        let sent = session.poll_update(&world(&samples::shop())).unwrap().unwrap().to;
+        let sent = poll(&mut session, &world(&samples::shop())).unwrap().to;
         assert!(session.ack(Revision(sent + 1)).is_err());
         session.ack(Revision(sent)).unwrap();
         assert_eq!(session.nack(Revision(sent)), Err(Breach::NotSent(Revision(sent))));
@@ -386,6 +425,7 @@ mod tests {
             let mut session = session(&names, None);
             let mut view = View::new();
             let mut waiting = None;
+            let mut now = world(&catalog);
             for (revision, (which, put, answer)) in (10_u64..).zip(steps) {
                 at(&mut catalog, revision);
                 if put {
@@ -395,8 +435,9 @@ mod tests {
                 } else {
                     catalog.remove(&service(names[which]));
                 }
+                now = World::derive(Arc::new(catalog.clone()), Standings::default(), Some(&now));
                 if waiting.is_none() {
-                    waiting = session.poll_update(&world(&catalog)).unwrap();
+                    waiting = poll(&mut session, &now);
                 }
                 if answer && let Some(update) = waiting.take() {
                     view = taken(&view, update.clone());
@@ -404,13 +445,12 @@ mod tests {
                     session.ack(Revision(update.to)).unwrap();
                 }
             }
-            while let Some(update) = waiting.take().or_else(|| session.poll_update(&world(&catalog)).unwrap()) {
+            while let Some(update) = waiting.take().or_else(|| poll(&mut session, &now)) {
                 view = taken(&view, update.clone());
                 session.ack(Revision(update.to)).unwrap();
             }
-            let world = world(&catalog);
-            let interest = Interest::of_node(&world, &"hosta".parse().unwrap(), asking_for(&names));
-            prop_assert_eq!(view, view::build(&world, &interest));
+            let interest = Interest::of_node(&now, &"hosta".parse().unwrap(), asking_for(&names));
+            prop_assert_eq!(view, view::build(&now, &interest));
         }
     }
 }

@@ -22,6 +22,7 @@ use weft_policy::{
 
 use super::{
     MAX_NAMES,
+    encodings::Encodings,
     kept::Kept,
     names,
     session::{Breach, Session},
@@ -57,6 +58,7 @@ pub(super) struct AgentStream {
     pub(super) asked: watch::Receiver<Option<Duration>>,
     pub(super) session: Session,
     pub(super) kept: Arc<Kept>,
+    pub(super) encodings: Arc<Encodings>,
     pub(super) ready: VecDeque<Message>,
     pub(super) ended: bool,
     pub(super) _counted: Counted,
@@ -205,7 +207,7 @@ impl AgentStream {
             let services = unknown.iter().map(ServiceName::to_string).collect();
             self.ready.push_back(Message::Unknown(Unknown { services }));
         }
-        if let Some(update) = self.session.poll_update(&world).map_err(|too_large| {
+        if let Some(update) = self.session.poll_update(&world, &self.encodings).map_err(|too_large| {
             let what = format!("what agent {} needs does not fit into one message: {too_large}", self.node);
             Refusal::exhausted(code::MESSAGE_TOO_LARGE, what)
         })? {

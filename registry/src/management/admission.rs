@@ -30,15 +30,20 @@ use crate::{
 /// The most warnings about one object.
 const MAX_WARNINGS: usize = 16;
 
-/// What contradicts itself in `after` and did not in `before`: the snapshot that agents would refuse.
-pub(super) fn contradictions(before: &Catalog, after: &Catalog) -> Vec<Fault> {
-    let old = snapshot_faults(before);
-    let new = snapshot_faults(after).into_iter().filter(|fault| !old.contains(fault));
+/// What contradicts itself in `after` and did not in `before`: the snapshot that agents would refuse. `world` is of
+/// `before`, or of a catalog close to it.
+pub(super) fn contradictions(world: &World, before: &Catalog, after: &Catalog) -> Vec<Fault> {
+    let new = snapshot_faults(world, after);
+    if new.is_empty() {
+        return Vec::new();
+    }
+    let old = snapshot_faults(world, before);
+    let new = new.into_iter().filter(|fault| !old.contains(fault));
     new.map(|fault| catalogued(fault.code(), fault.to_string())).collect()
 }
 
-fn snapshot_faults(catalog: &Catalog) -> Vec<snapshot::Fault> {
-    let world = World::derive(Arc::new(catalog.clone()), Standings::default(), None);
+fn snapshot_faults(near: &World, catalog: &Catalog) -> Vec<snapshot::Fault> {
+    let world = World::derive(Arc::new(catalog.clone()), Standings::default(), Some(near));
     let view = view::build(&world, &Interest::everything(&world));
     let context = SnapshotContext { trust_domain: catalog.trust_domain().clone() };
     match Snapshot::build(Arc::new(view), Revision(catalog.revision().0), context) {

@@ -182,7 +182,7 @@ pub(super) fn put_all(
         plan.put(resource);
     }
     if faults.is_empty() && !plan.is_empty() {
-        faults = admission::contradictions(&catalog, plan.after());
+        faults = admission::contradictions(&core.world.current(), &catalog, plan.after());
     }
     // Whether a workload may be where it is asked for is asked of the enrollments as they are afterwards.
     faults.extend(wanted.iter().filter_map(|resource| workload_fault(&catalog, plan.after(), resource)));

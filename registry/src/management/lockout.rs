@@ -51,7 +51,9 @@ pub(super) fn judge(world: &World, plan: &Plan, reader: &Caller, all: bool) -> V
     }
     let after = Arc::new(plan.after().clone());
     let after = World::derive(after, world.standings().clone(), Some(world));
-    let (Some(old), Some(new)) = (snapshot(world, &services), snapshot(&after, &services)) else {
+    let old = snapshot(world, &services, None);
+    let new = old.as_ref().and_then(|old| snapshot(&after, &services, Some(old)));
+    let (Some(old), Some(new)) = (old, new) else {
         // What agents would refuse is refused by the admission, with what is wrong with it.
         return Verdict { unenrolled, ..Verdict::default() };
     };
@@ -60,7 +62,7 @@ pub(super) fn judge(world: &World, plan: &Plan, reader: &Caller, all: bool) -> V
     let verdict = Verdict { unenrolled, ..Verdict::default() };
     let mut judgement = Judgement { old, new, touched, left: MAX_DECISIONS, all, verdict };
     for service in &services {
-        judgement.service(service, &callers);
+        judgement.service(service, &callers, &named(&after, service));
     }
     judgement.verdict
 }
@@ -76,14 +78,17 @@ struct Judgement {
 }
 
 impl Judgement {
-    fn service(&mut self, name: &ServiceName, callers: &Callers) {
+    /// Those who are named by the rules are asked first: most services have one of them, and one that is let in is enough.
+    fn service(&mut self, name: &ServiceName, callers: &Callers, named: &BTreeSet<SpiffeId>) {
         let Some(destination) = self.old.destination(name).cloned() else { return };
         // A port that comes in place of another is no refusal: let in is who may call any port that there will be.
         let ports: BTreeSet<u16> = ports(&self.old, name).chain(ports(&self.new, name)).collect();
         let serves: BTreeSet<_> = destination.endpoints().iter().map(|endpoint| &endpoint.identity).collect();
         let mut lost = Lost::default();
         let mut some_left = false;
-        for (caller, shown) in callers.iter().filter(|(caller, _)| !serves.contains(caller)) {
+        let first = named.iter().filter_map(|named| callers.get_key_value(named));
+        let others = callers.iter().filter(|(caller, _)| !named.contains(*caller));
+        for (caller, shown) in first.chain(others).filter(|(caller, _)| !serves.contains(caller)) {
             let (mut let_in, mut stays, mut meant) = (false, false, true);
             for port in &ports {
                 let Some(rest) = self.left.checked_sub(2) else {
@@ -182,12 +187,25 @@ fn targets(catalog: &Catalog, key: &Key, namespace: &Namespace) -> Vec<ServiceNa
     }
 }
 
-fn snapshot(world: &World, services: &BTreeSet<ServiceName>) -> Option<Snapshot> {
+/// What decides about calls to these services. Rules that are as they were `before` are not compiled again.
+fn snapshot(world: &World, services: &BTreeSet<ServiceName>, before: Option<&Snapshot>) -> Option<Snapshot> {
     let interest = Interest { hosted: services.clone(), ..Interest::default() };
-    let view = view::build(world, &interest);
-    let catalog = world.catalog();
-    let context = SnapshotContext { trust_domain: catalog.trust_domain().clone() };
-    Snapshot::build(Arc::new(view), Revision(catalog.revision().0), context).ok()
+    let view = Arc::new(view::build(world, &interest));
+    let revision = Revision(world.catalog().revision().0);
+    let context = SnapshotContext { trust_domain: world.catalog().trust_domain().clone() };
+    let built = before.map_or_else(
+        || Snapshot::build(Arc::clone(&view), revision, context),
+        |before| before.rebuild(Arc::clone(&view), revision),
+    );
+    built.ok()
+}
+
+/// The identities that the policies about a service name one by one.
+fn named(world: &World, service: &ServiceName) -> BTreeSet<SpiffeId> {
+    let policies = world.policies();
+    let own = policies.service(service).iter().chain(policies.namespace(&service.namespace));
+    let sources = own.flat_map(|policy| &policy.rules).flat_map(|rule| &rule.sources);
+    sources.filter_map(|source| exactly(source, world.catalog().trust_domain())).collect()
 }
 
 /// Identities, and whether they may be named.
