@@ -105,6 +105,7 @@ async fn core(directory: &std::path::Path) -> (Core, watch::Sender<Arc<TrustBund
         changes: Rate { per_second: NonZeroU32::MAX, burst: NonZeroU32::MAX },
         list_page: 3,
         addresses: Arc::new([]),
+        signing: Arc::default(),
         servers: watch::Sender::default().subscribe(),
         shared_uid: Default::default(),
         draining: Default::default(),
