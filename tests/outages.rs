@@ -113,7 +113,7 @@ fn while_etcd_is_silent_calls_pass_reads_say_how_old_they_are_and_changes_are_re
     scene.answers_say_their_age(silent);
     // A change and a certificate need the store: both are refused with their reason, and together, as each waits for it.
     scene.mesh.kill_etcd();
-    let change = scene.mesh.weft(CTL, &["apply", "-f", "-"]).input(&deny("order", "charge")).start();
+    let change = scene.mesh.weft(CTL, &["apply", "-f", "-"]).input(deny("order", "charge")).start();
     let issued = scene.mesh.join("late", &token);
     let change = change.finish(GIVEN_UP);
     for refused in [&change, &issued] {

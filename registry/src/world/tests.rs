@@ -1,3 +1,5 @@
+//! A world that is made of the one before is the same as one made anew, and says whom a change concerns.
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use proptest::prelude::*;
