@@ -36,6 +36,24 @@ const TWICE_WORKLOAD: Duration = Duration::from_secs(21);
 const NODE_LIFE: &str = "6s";
 const TWICE_NODE: Duration = Duration::from_secs(13);
 
+/// A laptop that was closed for two days: `weft up` lets its own node in again, and changes nothing else.
+#[test]
+fn clk_03_a_host_that_was_off_for_longer_than_a_certificate_lives_comes_up_again() {
+    let mesh = Mesh::builder().host("own").own_clock("own", 0).start();
+    let run = |args: &[&str]| mesh.weft("own", args).run();
+    run(&["up"]).expect_success();
+    let before = run(&["get", "meshes", "-o", "yaml"]).expect_success().stdout;
+    run(&["down"]).expect_success();
+    mesh.set_clock("own", 48 * HOUR);
+    run(&["up"]).expect_success();
+    eventually("everything is well", BACK, || match run(&["status"]) {
+        well if well.code() == Some(0) => Ok(()),
+        not => Err(not.to_string()),
+    });
+    assert_eq!(run(&["get", "meshes", "-o", "yaml"]).expect_success().stdout, before);
+    run(&["down"]).expect_success();
+}
+
 #[test]
 fn clk_01_agents_half_a_minute_off_work_and_the_skew_is_told() {
     let scene = Scene::start(|mesh| mesh.own_clock("hosta", 30).own_clock("hostb", -30));

@@ -176,6 +176,13 @@ pub fn is_joined(config: &Config) -> bool {
     present(NODE_PEM) && present(BUNDLE) && present(JOIN_RECORD)
 }
 
+/// Whether the node's own certificate has ended, so that only another join lets it in again.
+#[must_use]
+pub fn has_ended(config: &Config) -> bool {
+    kept_svid(&StateDir::beside(&config.state_dir))
+        .is_some_and(|svid| svid.validity().not_after <= Clock::system().wall())
+}
+
 /// Joins the mesh that `token` names, and keeps the identity in the state directory. Blocks.
 ///
 /// # Errors

@@ -62,13 +62,12 @@ pub async fn check(core: &Core, caller: &Caller, node: &NodeName) -> Result<Rene
         return Err(Refusal::not_permitted("a certificate is renewed on a connection that proves it"));
     };
     let node_key = layout::node(node);
-    let chain = chain(core, node, &presented).await?;
     let Some(node_entry) = core.store.get(&node_key).await? else { return Err(banned(node)) };
     let mut record = NodeRecord::decode(&node_entry.value).map_err(|_| unreadable(&node_key))?;
-    let Some((chain_entry, chain)) = chain else { return Err(banned(node)) };
     if record.banned.contains(&presented) {
         return Err(banned(node));
     }
+    let Some((chain_entry, chain)) = chain(core, node, &presented).await? else { return Err(banned(node)) };
     if chain.confirmed == presented {
         // What was pending is lost, or in the hands of a copy: it is not good any more.
         record.banned.extend(chain.pending);

@@ -4,7 +4,12 @@
 //! keeps its value ([`super::settings`]). The trust domain and the node's name are fixed at the first start.
 //! `up --foreground` is what the background process itself runs.
 
-use std::{ffi::OsStr, path::Path, process::ExitCode, time::Duration};
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use serde_json::json;
 use tracing::info;
@@ -164,14 +169,22 @@ fn start_server(state: &Path) -> Result<RunningServer, CliError> {
 fn start_agent(state: &Path) -> Result<RunningNode, CliError> {
     let config = background::agent_config(&state.join("agent.yaml"))?;
     if !weft_node::join::is_joined(&config) {
-        first_start(state, &config)?;
+        first_start(state)?;
+        join(state, &config)?;
+    } else if weft_node::join::has_ended(&config) {
+        // The host was off or asleep for longer than a certificate lives. Nobody but this server can let it in again, and
+        // whoever starts both is its administrator.
+        join(state, &config)?;
     }
     Node::start(config).map_err(|e| CliError::new(Exit::Usage, e.fault()))
 }
 
-/// Enrolls this host for namespace `default`, lets egress pass (decisions.md: `weft up` writes Allow), and joins.
-fn first_start(state: &Path, config: &weft_node::config::Config) -> Result<(), CliError> {
-    let socket = state.join("run").join("server.sock");
+fn server_socket(state: &Path) -> PathBuf {
+    state.join("run").join("server.sock")
+}
+
+/// Lets egress pass (decisions.md: `weft up` writes Allow).
+fn first_start(state: &Path) -> Result<(), CliError> {
     let trust_domain = fixed(state, "trust-domain", "")?;
     let mesh = format!(
         "apiVersion: weft.mesh/v1alpha1\nkind: Mesh\nmetadata: {{name: mesh}}\n\
@@ -181,11 +194,18 @@ fn first_start(state: &Path, config: &weft_node::config::Config) -> Result<(), C
     let resources = manifest::parse(&mesh, Some(&namespace)).map_err(CliError::invalid)?;
     let documents =
         resources.iter().map(|r| Document { json: manifest::to_json(r).to_string().into_bytes() }).collect();
+    client::run(async {
+        let mut server = client::server_at(&server_socket(state)).await?;
+        let request = ApplyRequest { documents, reason: "weft up".into(), ..ApplyRequest::default() };
+        Ok(server.apply(request).await.map(drop)?)
+    })
+}
+
+/// Enrolls this host for namespace `default` and joins.
+fn join(state: &Path, config: &weft_node::config::Config) -> Result<(), CliError> {
     let node = config.node.to_string();
     let token = client::run(async {
-        let mut server = client::server_at(&socket).await?;
-        let request = ApplyRequest { documents, reason: "weft up".into(), ..ApplyRequest::default() };
-        server.apply(request).await?;
+        let mut server = client::server_at(&server_socket(state)).await?;
         let request = CreateTokenRequest {
             purpose: "agent".into(),
             node,

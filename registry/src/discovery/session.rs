@@ -60,8 +60,8 @@ struct Waiting {
     held: Held,
     /// What it should hold; more than that, if not everything fitted into one update.
     wanted: Arc<View>,
-    /// Where that was built.
-    built: Built,
+    /// Where that was built; `None` once the agent asks for something else.
+    built: Option<Built>,
 }
 
 /// What an agent did against the protocol.
@@ -147,6 +147,10 @@ impl Session {
         }
         self.services = services;
         self.quiet = None;
+        // What is under way was made for what was asked for before: its acknowledgement is not the last word.
+        if let Some(waiting) = &mut self.waiting {
+            waiting.built = None;
+        }
         Ok(())
     }
 
@@ -198,7 +202,7 @@ impl Session {
         let next = Held::new(to, reached, encodings);
         let message = pb::Delta { view_digest: next.digest.to_vec(), ..message };
         (self.begun, self.quiet) = (true, None);
-        self.waiting = Some(Waiting { held: next, wanted, built });
+        self.waiting = Some(Waiting { held: next, wanted, built: Some(built) });
         Ok(Some(message))
     }
 
@@ -210,7 +214,7 @@ impl Session {
     pub fn ack(&mut self, revision: Revision) -> Result<(), Breach> {
         let Waiting { held, wanted, built } = self.answered(revision)?;
         // What did not fit into the update is due now.
-        self.quiet = Arc::ptr_eq(&held.view, &wanted).then_some(built);
+        self.quiet = built.filter(|_| Arc::ptr_eq(&held.view, &wanted));
         self.held = Some(held);
         self.refused = None;
         Ok(())
@@ -308,6 +312,21 @@ mod tests {
         let second = poll(&mut session, &world(&catalog)).unwrap();
         assert!(!second.full && second.removes.is_empty());
         assert_eq!(second.from, first.to);
+    }
+
+    #[test]
+    fn what_is_asked_for_while_an_update_is_under_way_is_told_after_its_ack() {
+        let world = world(&samples::shop());
+        let mut session = session(&["charge"], None);
+        let first = poll(&mut session, &world).unwrap().to;
+        session.subscribe(asking_for(&["ledger"]), &BTreeSet::new()).unwrap();
+        session.ack(Revision(first)).unwrap();
+        let second = poll(&mut session, &world).expect("nothing else changes, and it is due all the same");
+        assert!(
+            second.upserts.iter().any(|object| String::from_utf8_lossy(&object.document).contains("ledger"))
+        );
+        session.ack(Revision(second.to)).unwrap();
+        assert!(poll(&mut session, &world).is_none());
     }
 
     #[test]
@@ -418,7 +437,7 @@ mod tests {
         /// Whatever happens, and however slow the agent is, what it holds after the last ack is what it should be told.
         #[test]
         fn an_agent_that_answers_ends_with_the_view_of_the_world(
-            steps in proptest::collection::vec((0_usize..4, any::<bool>(), any::<bool>()), 1..40)
+            steps in proptest::collection::vec((0_usize..4, 0_u8..4, any::<bool>()), 1..40)
         ) {
             let names = ["charge", "ledger", "order", "new"];
             let mut catalog = samples::shop();
@@ -426,16 +445,31 @@ mod tests {
             let mut view = View::new();
             let mut waiting = None;
             let mut now = world(&catalog);
-            for (revision, (which, put, answer)) in (10_u64..).zip(steps) {
-                at(&mut catalog, revision);
-                if put {
-                    let mut service = samples::service(names[which], "shop");
-                    service.metadata.revision = revision;
-                    catalog.put(Resource::Service(service));
-                } else {
-                    catalog.remove(&service(names[which]));
+            let mut asked = asking_for(&names);
+            for (revision, (which, what, answer)) in (10_u64..).zip(steps) {
+                let one = asking_for(&[names[which]]);
+                if what < 2 {
+                    at(&mut catalog, revision);
                 }
-                now = World::derive(Arc::new(catalog.clone()), Standings::default(), Some(&now));
+                match what {
+                    0 => {
+                        let mut service = samples::service(names[which], "shop");
+                        service.metadata.revision = revision;
+                        catalog.put(Resource::Service(service));
+                    }
+                    1 => catalog.remove(&service(names[which])),
+                    2 => {
+                        session.subscribe(one.clone(), &BTreeSet::new()).unwrap();
+                        asked.extend(one);
+                    }
+                    _ => {
+                        session.subscribe(BTreeSet::new(), &one).unwrap();
+                        asked.retain(|service| !one.contains(service));
+                    }
+                }
+                if what < 2 {
+                    now = World::derive(Arc::new(catalog.clone()), Standings::default(), Some(&now));
+                }
                 if waiting.is_none() {
                     waiting = poll(&mut session, &now);
                 }
@@ -449,7 +483,7 @@ mod tests {
                 view = taken(&view, update.clone());
                 session.ack(Revision(update.to)).unwrap();
             }
-            let interest = Interest::of_node(&now, &"hosta".parse().unwrap(), asking_for(&names));
+            let interest = Interest::of_node(&now, &"hosta".parse().unwrap(), asked);
             prop_assert_eq!(view, view::build(&now, &interest));
         }
     }

@@ -127,7 +127,7 @@ impl ManagementService {
             let (method, why) = (call.method, &refusal.faults()[0].what);
             error!(target: "audit", who = %caller, method, why, "the end of a change could not be written down");
         }
-        answer.map(Response::new).map_err(Status::from)
+        self.aged(answer.map(Response::new).map_err(Status::from))
     }
 
     /// Answers a call that changes nothing, and writes it down.

@@ -162,7 +162,7 @@ async fn iss_04_a_certificate_that_another_server_has_just_given_out_is_no_copys
     assert_eq!(refused.code(), Code::PermissionDenied);
     *store.old.lock().unwrap() = Some(read().await);
     write("03", None).await;
-    assert_eq!(renewals::check(&core, &caller, &node).await.unwrap_err().code(), Code::PermissionDenied);
+    assert_eq!(renewals::seen(&core, &caller, &node).await.unwrap_err().code(), Code::PermissionDenied);
     assert_eq!(core.alarms.count(Alarm::OlderCopy), 2);
 }
 
